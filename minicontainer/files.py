@@ -1,0 +1,87 @@
+"""Files: write all or nothing, lock a directory, remove a tree.
+
+Stands on the ground; every module that keeps something on disk uses it. Ruled by rename(2), fsync(2), flock(2).
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+def write(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> None:
+    """Replace the file `path` by `data`: a reader sees the old content or the new, never a half.
+
+    With `durable`, the content and the name are on the disk when this returns.
+    """
+    temporary = f"{path}.{os.getpid()}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        sync_directory(os.path.dirname(path) or ".")
+
+
+def sync_directory(path: str) -> None:
+    """Names made, renamed or removed in `path` are on the disk when this returns: fsync(2), NOTES."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock(path: str, shared: bool = False) -> Iterator[None]:
+    """Hold flock(2) on `path` (made if absent). The lock dies with its holder, also after kill -9."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and all below it, following no symbolic link; an absent one is no error."""
+    with suppress(FileNotFoundError):
+        _remove_children(os.fsencode(path))
+        os.rmdir(path)
+
+
+def _remove_children(path: bytes) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        pending = [(directory, _names(directory))]
+        while pending:
+            parent, names = pending[-1]
+            if not names:
+                pending.pop()
+                if pending:
+                    os.close(parent)
+                    os.rmdir(pending[-1][1].pop(), dir_fd=pending[-1][0])
+                continue
+            try:
+                os.unlink(names[-1], dir_fd=parent)
+                names.pop()
+            except FileNotFoundError:
+                names.pop()
+            except (IsADirectoryError, PermissionError):
+                child = os.open(names[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                pending.append((child, _names(child)))
+    finally:
+        os.close(directory)
+
+
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]

@@ -1,0 +1,1 @@
+"""The kernel as Python functions. Knows nothing of containers."""

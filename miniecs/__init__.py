@@ -1,0 +1,1 @@
+"""miniecs: an orchestrator that speaks the Amazon ECS protocols, on minicontainer."""

@@ -1,0 +1,1 @@
+"""One module per ECS resource, one function per ECS action."""

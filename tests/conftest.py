@@ -1,0 +1,39 @@
+"""What every test shares: the `kernel` and `cluster` markers, and the rule that CI skips nothing."""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests import isolation
+
+CI = os.environ.get("CI") == "true"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("kernel") or item.get_closest_marker("cluster"):
+            reason = isolation.missing_feature(item)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and CI skips nothing: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a `kernel` test in a child with namespaces of its own: what it mounts dies with it."""
+    if pyfuncitem.get_closest_marker("kernel") is None:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    sys.stdout.flush()
+    isolation.run(lambda: pyfuncitem.obj(**arguments))
+    return True

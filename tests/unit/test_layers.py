@@ -1,0 +1,202 @@
+"""The map of STYLE, held as data: storeys, doors, sizes, and who may import what."""
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+MINICONTAINER = {
+    0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables",
+    1: "oci/reference oci/image oci/runtime",
+    2: "registry plan store layers cgroups seccomp rootfs logs",
+    3: "snapshots init bundle network dockerfile",
+    4: "runtime",
+    5: "runtime_cli supervisor",
+    6: "engine",
+    7: "build spawner",
+    8: "cli",
+}
+MINIECS = {
+    0: "errors",
+    1: "model",
+    2: "wire auth placement scheduler",
+    3: "store",
+    4: "sqlite",
+    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller",
+    6: "server task_engine metadata registry sessions",
+    7: "agent",
+    8: "cli lab",
+    9: "demo",
+}
+# Doors from miniecs into minicontainer: nothing else crosses.
+DOORS = {
+    "miniecs.task_engine": {"minicontainer.spawner", "minicontainer.engine", "minicontainer.errors"},
+    "miniecs.registry": {"minicontainer.store", "minicontainer.errors"},
+}
+# A library or module: the modules of ours that may import it.
+ONLY = {
+    "ctypes": {"minicontainer.linux.syscalls", "minicontainer.linux.nftables"},
+    "prctl": {"minicontainer.linux.syscalls"},
+    "cgroupspy": {"minicontainer.cgroups"},
+    "pyseccomp": {"minicontainer.seccomp"},
+    "pyroute2": {"minicontainer.network", "miniecs.lab"},
+    "sqlite3": {"miniecs.sqlite"},
+    "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.agent", "miniecs.cli", "miniecs.demo"},
+    "boto3": {"miniecs.demo"},
+}
+# What may be imported inside a function, and why.
+LAZY_MODULES = {"minicontainer.cli", "minicontainer.runtime_cli", "miniecs.cli"}  # a command imports only what it needs
+
+MODULE_LINES, MODULE_MEDIAN = 500, 200
+FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
+PACKAGE_LINES = 9_000
+
+
+class Module(NamedTuple):
+    name: str
+    path: Path
+    tree: ast.Module
+    lines: list[str]
+
+
+def modules(package: str = "") -> list[Module]:
+    found = []
+    for top in ("minicontainer", "miniecs"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            if path.name in ("__init__.py", "__main__.py"):
+                continue
+            text = path.read_text()
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            if name.startswith(package):
+                found.append(Module(name, path, ast.parse(text), text.splitlines()))
+    return found
+
+
+def storeys() -> dict[str, int]:
+    return {
+        f"{package}.{name.replace('/', '.')}": storey
+        for package, table in (("minicontainer", MINICONTAINER), ("miniecs", MINIECS))
+        for storey, names in table.items()
+        for name in names.split()
+    }
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    """Each import statement with the modules it names; `from package import module` names the module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node, alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield node, whole if whole in storeys() else node.module
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def test_every_module_has_a_storey_and_every_storey_a_module() -> None:
+    present = {module.name for module in modules()}
+    assert present - set(storeys()) == set(), "give these a storey"
+    assert set(storeys()) - present == set(), "these are in the table and not in the tree"
+
+
+def test_a_module_imports_only_from_storeys_below_its_own() -> None:
+    table = storeys()
+    wrong = []
+    for module in modules():
+        for statement, name in imports(module.tree):
+            if name not in table or name == module.name:
+                continue
+            crosses = name.split(".")[0] != module.name.split(".")[0]
+            if crosses and name not in DOORS.get(module.name, set()):
+                wrong.append(f"{module.path}:{statement.lineno} imports {name}: not a door")
+            if not crosses and table[name] >= table[module.name]:
+                wrong.append(f"{module.path}:{statement.lineno} imports {name}: storey {table[name]} is not below")
+    assert wrong == []
+
+
+def test_only_the_named_modules_import_a_guarded_library() -> None:
+    wrong = [
+        f"{module.path}:{statement.lineno} imports {name}"
+        for module in modules()
+        for statement, name in imports(module.tree)
+        if name.split(".")[0] in ONLY and module.name not in ONLY[name.split(".")[0]]
+    ]
+    assert wrong == []
+
+
+def test_no_module_has_a_name_that_says_the_right_word_was_not_found() -> None:
+    empty = {"utils", "helpers", "common", "misc", "base", "manager", "handler"}
+    assert [module.name for module in modules() if empty & set(module.name.split("."))] == []
+
+
+def test_modules_keep_their_size() -> None:
+    sizes = {module.name: len(module.lines) for module in modules()}
+    assert {name: size for name, size in sizes.items() if size > MODULE_LINES} == {}
+    assert statistics.median(sizes.values()) <= MODULE_MEDIAN
+
+
+@pytest.mark.parametrize("package", ["minicontainer", "miniecs"])
+def test_a_package_can_be_read_in_a_weekend(package: str) -> None:
+    assert sum(len(module.lines) for module in modules(package)) <= PACKAGE_LINES
+
+
+def test_functions_keep_their_size() -> None:
+    sizes = {
+        f"{module.path}:{function.lineno} {function.name}": function.end_lineno - function.lineno + 1
+        for module in modules()
+        for function in functions(module.tree)
+        if function.end_lineno
+    }
+    assert {name: size for name, size in sizes.items() if size > FUNCTION_LINES} == {}
+    ordered = sorted(sizes.values())
+    assert ordered[len(ordered) * 9 // 10] <= FUNCTION_NINE_TENTHS
+
+
+def test_every_module_opens_with_what_it_is() -> None:
+    assert [module.name for module in modules() if not ast.get_docstring(module.tree)] == []
+
+
+def test_an_import_inside_a_function_says_why() -> None:
+    wrong = []
+    for module in modules():
+        if module.name in LAZY_MODULES:
+            continue
+        for function in functions(module.tree):
+            for statement, name in imports(function):
+                said = module.lines[statement.lineno - 1] + module.lines[statement.lineno - 2]
+                if "#" not in said:
+                    wrong.append(f"{module.path}:{statement.lineno} imports {name} and does not say why here")
+    assert wrong == []
+
+
+def test_no_global_statement_and_no_unannotated_function() -> None:
+    wrong = []
+    for module in modules():
+        wrong += [f"{module.path}:{node.lineno} global" for node in ast.walk(module.tree) if isinstance(node, ast.Global)]
+        wrong += [f"{module.path}:{f.lineno} {f.name}" for f in functions(module.tree) if f.returns is None]
+    assert wrong == []
+
+
+def test_nothing_is_caught_to_be_passed_over() -> None:
+    wrong = [
+        f"{module.path}:{node.lineno}"
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ExceptHandler) and all(isinstance(statement, ast.Pass) for statement in node.body)
+    ]
+    assert wrong == []
+
+
+def test_there_is_a_line_of_test_for_a_line_of_code() -> None:
+    code = sum(len(module.lines) for module in modules())
+    tests = sum(len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py"))
+    assert tests >= code
