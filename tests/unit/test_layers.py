@@ -29,7 +29,7 @@ MINIECS = {
     4: "sqlite",
     5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller",
     6: "server task_engine metadata registry sessions",
-    7: "agent",
+    7: "agent census",
     8: "cli lab",
     9: "demo",
 }

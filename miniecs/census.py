@@ -1,0 +1,80 @@
+"""Census: what this computer holds that a lab could leave behind, as sets to be compared.
+
+Stands below `lab`; the demo and the cluster tests take one before and one after. Ruled by proc(5) and cgroups(7).
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+CGROUP = "miniecs-lab"  # below our own cgroups: the labs' machines
+CGROUPS = (CGROUP, "minicontainer", "ecs")  # and what the runtime and an agent make there
+
+
+class Census(NamedTuple):
+    """What could leak, as sets of names: taken before and after, the difference is what was left behind."""
+
+    mounts: frozenset[str]
+    links: frozenset[str]
+    cgroups: frozenset[str]
+    processes: frozenset[str]
+    namespaces: frozenset[str]
+
+    def beyond(self, earlier: "Census") -> dict[str, list[str]]:
+        """Kind to names, of what is here and was not there."""
+        return {kind: sorted(getattr(self, kind) - getattr(earlier, kind)) for kind in self._fields}
+
+
+def census(data: Path) -> Census:
+    """Count what a lab in `data` can leave: mounts, links, cgroups, processes, and the namespaces that these hold."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    processes = {pid: said for pid in _pids() if str(data) in (said := _command_line(pid)) and pid != os.getpid()}
+    return Census(
+        mounts=frozenset(
+            mount for mount in mounts if mount.startswith((str(data), "/run/minicontainer", "/run/netns"))
+        ),
+        links=frozenset(
+            name for name in os.listdir("/sys/class/net") if name.startswith(("ecs", "mc", "minicontainer"))
+        ),
+        cgroups=frozenset(str(path) for own in own_cgroups() for name in CGROUPS for path in own.glob(f"{name}/**/")),
+        processes=frozenset(f"{pid} {said}" for pid, said in processes.items()),
+        namespaces=frozenset(name for pid in processes for name in _namespaces(pid)),
+    )
+
+
+def _namespaces(pid: int) -> Iterator[str]:
+    for kind in ("mnt", "net", "pid"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            name = os.readlink(f"/proc/{pid}/ns/{kind}")
+            if name != os.readlink(f"/proc/self/ns/{kind}"):
+                yield name
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def own_cgroups() -> list[Path]:
+    """Where this process may make cgroups: in its own of each v1 hierarchy; on v2 in the parent of its own."""
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup" in line]
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        for fields in mounts:
+            kind, options = fields[fields.index("-") + 1], set(fields[-1].split(","))
+            if (kind == "cgroup2" and not names) or (names and kind == "cgroup" and set(names.split(",")) <= options):
+                below = os.path.relpath(path, fields[3])
+                own = Path(fields[4]) / ("" if below.startswith("..") else below)
+                # One that has processes may not give controllers to children: cgroups(7), no internal processes.
+                found.append(own.parent if kind == "cgroup2" and path != "/" else own)
+                break
+    return found

@@ -1,0 +1,343 @@
+"""Lab: container instances on one computer, each a machine made of namespaces.
+
+Stands beside `cli`: it starts `miniecs server` and `miniecs agent` as a person would, for the demo and the cluster
+tests. A machine has process, network, mount, host name and IPC namespaces and a cgroup of its own; a bridge joins it to
+the others. Killing its process 1 is pulling its plug: the kernel ends everything in it.
+Ruled by unshare(1), pid_namespaces(7), ip-link(8), cgroups(7).
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from miniecs.census import CGROUP, own_cgroups
+from miniecs.errors import Error
+
+SUBNETS = [f"198.18.{number}" for number in range(1, 255)]  # RFC 2544: for tests between machines, routed nowhere
+PORT = 8600
+PROGRAMS = f"{sys.prefix}/bin"
+
+# Process 1 of a machine: what systemd is on a real one. It starts the agent again when it dies, and reaps the orphans.
+INIT = """
+hostname "$1"
+shift
+mount -t tmpfs -o mode=755,size=64m tmpfs /run
+ip link set lo up
+read -r _   # the lab has put us into our cgroup and plugged the network cable in
+exec </dev/null
+while :; do
+    "$@" || :
+    sleep 0.3
+done
+"""
+
+
+class Machine(NamedTuple):
+    """A running machine. `pid` is its process 1, as seen from outside; `cgroups` one directory for each hierarchy."""
+
+    name: str
+    address: str
+    pid: int
+    cgroups: tuple[Path, ...]
+    process: "subprocess.Popen[bytes]"
+
+
+class Lab:
+    """A bridge, the machines on it, and a control plane beside them.
+
+    Everything is kept in `data`. With `attended`, machines die with the calling thread; else they stay until `sweep`.
+    """
+
+    def __init__(self, data: Path, attended: bool = True) -> None:
+        self.data = data
+        self.attended = attended
+        self.machines: dict[str, Machine] = {}
+        self.server: subprocess.Popen[bytes] | None = None
+        self.bridge = ""
+        self.subnet = ""
+
+    def up(self) -> "Lab":
+        """Sweep what an earlier lab left in `data`, then make the bridge, on the first subnet that is not in use."""
+        sweep(self.data)
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        used = _ip("-o", "-4", "address", "show")
+        for number, subnet in enumerate(SUBNETS):
+            bridge = f"ecs{number}"
+            if f" {subnet}." not in used and not os.path.exists(f"/sys/class/net/{bridge}"):
+                _ip("link", "add", bridge, "type", "bridge")
+                self.bridge, self.subnet = bridge, subnet
+                self._remember()
+                _ip("address", "add", f"{self.address}/24", "dev", bridge)
+                _ip("link", "set", bridge, "up")
+                return self
+        raise Error("no free subnet in 198.18.0.0/16 for the lab's bridge; try: ip link show type bridge")
+
+    def down(self) -> None:
+        """Stop all of it; nothing is left but `data`. May be called twice."""
+        if self.server:
+            self.server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.server.wait(timeout=5)
+        self.kill_server()
+        for name in list(self.machines):
+            self.power_off(name)
+        sweep(self.data)
+
+    # --- the control plane -------------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where machines reach the control plane and its registry."""
+        return f"{self.subnet}.1"
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{self.address}:{PORT}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `aws`, boto3 and `minicontainer` need in their environment to talk to this control plane."""
+        return {
+            **os.environ,
+            "AWS_SHARED_CREDENTIALS_FILE": f"{self.data}/server/credentials",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_PAGER": "",
+            "DOCKER_CONFIG": f"{self.data}/docker",
+            "MINICONTAINER_ROOT": f"{self.data}/builder",
+            "MINICONTAINER_INSECURE_REGISTRIES": f"{self.address}:{PORT}",
+            "PATH": f"{PROGRAMS}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
+        }
+
+    def start_server(self, *options: str) -> None:
+        """Start `miniecs server`, or start it again; return when it takes connections.
+
+        Raises:
+            Error: it ended, or did not answer in time; the message has the last lines of its log.
+        """
+        command = [
+            f"{PROGRAMS}/miniecs",
+            "server",
+            "--data",
+            f"{self.data}/server",
+            "--listen",
+            f"{self.address}:{PORT}",
+        ]
+        self.server = self._spawn([*command, *options], "server")
+        self._remember()
+        server = self.server
+        _wait(lambda: server.poll() is not None or _listens(self.address, PORT), 20, "the server to listen")
+        if server.poll() is not None:
+            raise Error(f"miniecs server ended at once; its log says:\n{self.log('server')}")
+
+    def kill_server(self) -> None:
+        """kill -9, as a crash would."""
+        if self.server:
+            self.server.kill()
+            self.server.wait()
+            self.server = None
+
+    def log(self, name: str, lines: int = 15) -> str:
+        """The last lines that the server or a machine's agent wrote."""
+        return "\n".join((self.data / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
+
+    # --- machines ----------------------------------------------------------------------------------------------------
+
+    def start_machine(
+        self, name: str, *, cpu: int, memory: int, zone: str = "", options: Sequence[str] = ()
+    ) -> Machine:
+        """Boot a machine whose agent offers `cpu` units (1024 = one vCPU) and `memory` MiB."""
+        address = self._free_address()
+        agent = [f"{PROGRAMS}/miniecs", "agent", "--endpoint", self.endpoint, "--data", f"{self.data}/{name}"]
+        agent += ["--cpu", str(cpu), "--memory", str(memory), "--instance-name", name, "--advertise-address", address]
+        agent += [*(["--availability-zone", zone] if zone else []), *options]
+        namespaces = [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--net",
+            "--uts",
+            "--ipc",
+            "--mount",
+        ]
+        process = self._spawn([*namespaces, "sh", "-c", INIT, "init", name, *agent], name, stdin=subprocess.PIPE)
+        pid = _only_child(process)
+        cgroups = tuple(_enter_cgroups(f"{CGROUP}/{self.bridge}/{name}", (process.pid, pid)))
+        machine = Machine(name=name, address=address, pid=pid, cgroups=cgroups, process=process)
+        self.machines[name] = machine
+        self._remember()
+        self._plug_in(machine)
+        assert process.stdin
+        process.stdin.write(b"go\n")
+        process.stdin.close()
+        return machine
+
+    def power_off(self, name: str) -> None:
+        """Without warning: kill -9 of process 1, and with it of the agent, the supervisors and all containers."""
+        machine = self.machines.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(machine.pid, signal.SIGKILL)
+        machine.process.wait()
+        for cgroup in machine.cgroups:
+            _remove_cgroup(cgroup)
+        self._remember()
+
+    def agent_pid(self, name: str) -> int:
+        """The agent, as seen from outside: the child of the machine's process 1 that runs `miniecs agent`."""
+        for pid in _children(self.machines[name].pid):
+            if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        raise Error(f"no agent runs on {name}; its log says:\n{self.log(name)}")
+
+    def _plug_in(self, machine: Machine) -> None:
+        last = machine.address.rpartition(".")[2]
+        port = f"{self.bridge}p{last}"
+        _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid))
+        _ip("link", "set", port, "master", self.bridge, "up")
+        inside = ["nsenter", "--target", str(machine.pid), "--net", "ip"]
+        for arguments in (
+            ["address", "add", f"{machine.address}/24", "dev", "eth0"],
+            ["link", "set", "eth0", "up"],
+            ["route", "add", "default", "via", self.address],
+        ):
+            _call([*inside, *arguments])
+
+    def _free_address(self) -> str:
+        used = {machine.address for machine in self.machines.values()}
+        return next(a for a in (f"{self.subnet}.{last}" for last in range(10, 250)) if a not in used)
+
+    def _spawn(self, command: Sequence[str], name: str, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+        # A session of its own, so that Ctrl-C in the terminal reaches the demo alone, which then ends things in order.
+        attended = ["setpriv", "--pdeathsig", "KILL"] if self.attended else []
+        with open(self.data / f"{name}.log", "ab") as log:
+            return subprocess.Popen(
+                [*attended, *command], stdin=stdin, stdout=log, stderr=log, start_new_session=True, env=self.environment
+            )
+
+    def _remember(self) -> None:
+        """Keep on disk what `sweep` needs, should this process be killed."""
+        processes = [machine.pid for machine in self.machines.values()] + ([self.server.pid] if self.server else [])
+        record = {"bridge": self.bridge, "processes": [[pid, _start_time(pid)] for pid in processes]}
+        temporary = self.data / "lab.json.new"
+        temporary.write_text(json.dumps(record))
+        temporary.rename(self.data / "lab.json")
+
+
+def sweep(data: Path) -> None:
+    """End and remove what a lab in `data` left, also one that was killed. May be called twice."""
+    try:
+        record = json.loads((data / "lab.json").read_text())
+    except FileNotFoundError:
+        return
+    for pid, start_time in record["processes"]:
+        if start_time and _start_time(pid) == start_time:
+            os.kill(pid, signal.SIGKILL)
+            _wait(lambda pid=pid, start=start_time: _start_time(pid) != start, 10, f"process {pid} to end")  # type: ignore[misc]  # a lambda's defaults
+    if os.path.exists(f"/sys/class/net/{record['bridge']}"):
+        _ip("link", "delete", record["bridge"])
+    for directory in own_cgroups():
+        _remove_cgroup(directory / CGROUP / record["bridge"])
+        with contextlib.suppress(OSError):  # another lab is up below it
+            (directory / CGROUP).rmdir()
+    (data / "lab.json").unlink()
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _only_child(process: "subprocess.Popen[bytes]") -> int:
+    """The process 1 that unshare(1) forks; setpriv(1) before it has become unshare by execve."""
+    _wait(lambda: process.poll() is not None or bool(_children(process.pid)), 10, "unshare to fork")
+    if process.poll() is not None:
+        raise Error("unshare could not make the machine's namespaces; are we root, with CAP_SYS_ADMIN?")
+    return _children(process.pid)[0]
+
+
+def _start_time(pid: int) -> str:
+    """When `pid` started, in clock ticks since boot, so that a reused pid is told apart: proc_pid_stat(5), field 22."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+# --- cgroups ---------------------------------------------------------------------------------------------------------
+
+
+def _enter_cgroups(name: str, pids: Sequence[int]) -> Iterator[Path]:
+    for directory in own_cgroups():
+        cgroup = directory / name
+        version2 = (directory / "cgroup.controllers").exists()
+        leaf = cgroup / "init" if version2 else cgroup
+        leaf.mkdir(parents=True, exist_ok=True)
+        if (cgroup / "cpuset.cpus").exists() and not version2:
+            _inherit_cpuset(directory, name)
+        for pid in pids:
+            (leaf / "cgroup.procs").write_text(str(pid))
+        yield cgroup
+
+
+def _inherit_cpuset(directory: Path, name: str) -> None:
+    """A new v1 cpuset is empty and takes no process until it has processors and memory nodes: cpuset(7)."""
+    for part in name.split("/"):
+        parent, directory = directory, directory / part
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            if not (directory / file).read_text().strip():
+                (directory / file).write_text((parent / file).read_text())
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    """Remove a cgroup and those below it, once their processes, which are being killed, are gone."""
+    deadline = time.monotonic() + 10
+    for directory in [*sorted(cgroup.rglob("*/"), reverse=True), cgroup]:
+        while directory.is_dir():
+            try:
+                directory.rmdir()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def _ip(*arguments: str) -> str:
+    return _call(["ip", *arguments])
+
+
+def _call(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Error(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _listens(address: str, port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(0.5)
+        return client.connect_ex((address, port)) == 0
+
+
+def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Error(f"waited {seconds:g} s for {what}, in vain")
+        time.sleep(0.02)
