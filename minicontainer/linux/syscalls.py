@@ -1,0 +1,346 @@
+"""System calls: one function per call, under its man-page name, with its prototype declared once.
+
+The ground of everything; knows nothing of containers. Ruled by section 2 of the man pages. The calls keep the GIL
+(PyDLL), so that `clone3` gives the child an interpreter it can go on with; the caller of clone3 has one thread.
+"""
+
+import ctypes
+import errno as errors
+import os
+from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_ulong, c_void_p
+from typing import Any, NoReturn
+
+from minicontainer.linux.flags import (
+    BPF_CGROUP_DEVICE,
+    BPF_F_ALLOW_MULTI,
+    BPF_PROG_ATTACH,
+    BPF_PROG_LOAD,
+    BPF_PROG_TYPE_CGROUP_DEVICE,
+    CLONE_INTO_CGROUP,
+    CLONE_PARENT,
+    KEYCTL_JOIN_SESSION_KEYRING,
+    LINUX_CAPABILITY_VERSION_3,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    SECCOMP_SET_MODE_FILTER,
+)
+
+Path = str | bytes
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+# Numbers below 424 differ between machines, later ones do not: asm/unistd.h
+_OLDER = {
+    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "set_mempolicy": 238, "ioprio_set": 251},
+    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "set_mempolicy": 237, "ioprio_set": 30},
+}
+_NUMBERS = {
+    **_OLDER.get(os.uname().machine, {}),
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "clone3": 435,
+    "openat2": 437,
+    "mount_setattr": 442,
+}
+
+
+def _prototype(name: str, *arguments: Any) -> Any:
+    function = getattr(_libc, name)
+    function.argtypes = arguments
+    function.restype = c_int
+    return function
+
+
+def _number(name: str, *arguments: Any) -> Any:
+    """A call that the C library has no function for, by its number."""
+    number = _NUMBERS.get(name)
+    # An own prototype for each, since the arguments of syscall(2) have no types of their own.
+    call = ctypes.PYFUNCTYPE(c_long, c_long, *arguments, use_errno=True)(("syscall", _libc))
+
+    def numbered(*values: Any) -> int:
+        if number is None:
+            raise OSError(errors.ENOSYS, os.strerror(errors.ENOSYS), name)
+        return int(call(number, *values))
+
+    return numbered
+
+
+def _bytes(path: Path | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
+
+
+def _raise(name: Path | None) -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), name)
+
+
+def _check(result: int, name: Path | None = None) -> int:
+    if result < 0:
+        _raise(name)
+    return result
+
+
+# Mounts
+
+_mount = _prototype("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+
+
+def mount(source: Path | None, target: Path, fstype: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)"""
+    _check(_mount(_bytes(source), _bytes(target), _bytes(fstype), flags, _bytes(data)), target)
+
+
+_umount2 = _prototype("umount2", c_char_p, c_int)
+
+
+def umount(target: Path, flags: int = 0) -> None:
+    """umount2(2)"""
+    _check(_umount2(_bytes(target), flags), target)
+
+
+_pivot_root = _number("pivot_root", c_char_p, c_char_p)
+
+
+def pivot_root(new_root: Path, put_old: Path) -> None:
+    """pivot_root(2)"""
+    _check(_pivot_root(_bytes(new_root), _bytes(put_old)), new_root)
+
+
+_open_tree = _number("open_tree", c_int, c_char_p, c_uint)
+
+
+def open_tree(dirfd: int, path: Path, flags: int) -> int:
+    """open_tree(2): a file descriptor for a mount, or with OPEN_TREE_CLONE for a detached copy of it."""
+    return _check(_open_tree(dirfd, _bytes(path), flags), path)
+
+
+_move_mount = _number("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
+
+
+def move_mount(from_dirfd: int, from_path: Path, to_dirfd: int, to_path: Path, flags: int) -> None:
+    """move_mount(2)"""
+    _check(_move_mount(from_dirfd, _bytes(from_path), to_dirfd, _bytes(to_path), flags), to_path or from_path)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = [("attr_set", c_uint64), ("attr_clr", c_uint64), ("propagation", c_uint64), ("userns_fd", c_uint64)]
+
+
+_mount_setattr = _number("mount_setattr", c_int, c_char_p, c_uint, POINTER(_MountAttr), c_ulong)
+
+
+def mount_setattr(
+    dirfd: int, path: Path, flags: int, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, userns_fd: int = -1
+) -> None:
+    """mount_setattr(2)"""
+    attributes = _MountAttr(attr_set, attr_clr, propagation, max(userns_fd, 0))
+    _check(_mount_setattr(dirfd, _bytes(path), flags, byref(attributes), ctypes.sizeof(attributes)), path)
+
+
+_fsopen = _number("fsopen", c_char_p, c_uint)
+
+
+def fsopen(fstype: str, flags: int) -> int:
+    """fsopen(2)"""
+    return _check(_fsopen(_bytes(fstype), flags), fstype)
+
+
+_fsconfig = _number("fsconfig", c_int, c_uint, c_char_p, c_char_p, c_int)
+
+
+def fsconfig(fd: int, command: int, key: str | None = None, value: str | None = None, aux: int = 0) -> None:
+    """fsconfig(2)"""
+    _check(_fsconfig(fd, command, _bytes(key), _bytes(value), aux), key)
+
+
+_fsmount = _number("fsmount", c_int, c_uint, c_uint)
+
+
+def fsmount(fd: int, flags: int, attributes: int) -> int:
+    """fsmount(2)"""
+    return _check(_fsmount(fd, flags, attributes))
+
+
+# Processes and namespaces
+
+_unshare = _prototype("unshare", c_int)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)"""
+    _check(_unshare(flags))
+
+
+_setns = _prototype("setns", c_int, c_int)
+
+
+def setns(fd: int, nstype: int) -> None:
+    """setns(2)"""
+    _check(_setns(fd, nstype))
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = [
+        (name, c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+            "set_tid",
+            "set_tid_size",
+            "cgroup",
+        )
+    ]
+
+
+_clone3 = _number("clone3", POINTER(_CloneArgs), c_ulong)
+
+
+def clone3(flags: int, cgroup_fd: int = -1) -> int:
+    """clone3(2) as fork(2) does it: the child's pid in the parent, 0 in the child. No atfork handler runs.
+
+    With `cgroup_fd` the child starts in that cgroup (version 2).
+    """
+    if cgroup_fd >= 0:
+        flags |= CLONE_INTO_CGROUP
+    exit_signal = 0 if flags & CLONE_PARENT else 17  # SIGCHLD; a sibling inherits its signal: clone(2), CLONE_PARENT
+    arguments = _CloneArgs(flags=flags, exit_signal=exit_signal, cgroup=max(cgroup_fd, 0))
+    return _check(_clone3(byref(arguments), ctypes.sizeof(arguments)), "clone3")
+
+
+_sethostname = _prototype("sethostname", c_char_p, c_ulong)
+_setdomainname = _prototype("setdomainname", c_char_p, c_ulong)
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2)"""
+    _check(_sethostname(os.fsencode(name), len(os.fsencode(name))), name)
+
+
+def setdomainname(name: str) -> None:
+    """setdomainname(2)"""
+    _check(_setdomainname(os.fsencode(name), len(os.fsencode(name))), name)
+
+
+_close_range = _prototype("close_range", c_uint, c_uint, c_int)
+
+
+def close_range(first: int, last: int, flags: int = 0) -> None:
+    """close_range(2)"""
+    _check(_close_range(first, last, flags))
+
+
+# Files
+
+_openat2 = _number("openat2", c_int, c_char_p, c_void_p, c_ulong)
+
+
+def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """openat2(2)"""
+    how = (c_uint64 * 3)(flags, mode, resolve)
+    return _check(_openat2(dirfd, _bytes(path), ctypes.cast(how, c_void_p), ctypes.sizeof(how)), path)
+
+
+_syncfs = _prototype("syncfs", c_int)
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2)"""
+    _check(_syncfs(fd))
+
+
+def mknod(path: str, mode: int, major: int, minor: int) -> None:
+    """mknod(2)"""
+    os.mknod(path, mode, os.makedev(major, minor))
+
+
+# Privileges
+
+_prctl = _prototype("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """prctl(2). What python-prctl wraps is called through it elsewhere; it has no ambient set and ends at CAP_BPF."""
+    return _check(_prctl(option, arg2, arg3, arg4, arg5), f"prctl option {option}")
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = [("version", c_uint32), ("pid", c_int)]
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = [("effective", c_uint32), ("permitted", c_uint32), ("inheritable", c_uint32)]
+
+
+_capset = _prototype("capset", POINTER(_CapHeader), POINTER(_CapData))
+_capget = _prototype("capget", POINTER(_CapHeader), POINTER(_CapData))
+_LOW = 0xFFFFFFFF
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2): each set is a mask, bit N is capability N."""
+    low = _CapData(effective & _LOW, permitted & _LOW, inheritable & _LOW)
+    high = _CapData(effective >> 32, permitted >> 32, inheritable >> 32)
+    _check(_capset(byref(_CapHeader(LINUX_CAPABILITY_VERSION_3, 0)), (_CapData * 2)(low, high)), "capset")
+
+
+def capget(pid: int = 0) -> tuple[int, int, int]:
+    """capget(2): effective, permitted, inheritable."""
+    data = (_CapData * 2)()
+    _check(_capget(byref(_CapHeader(LINUX_CAPABILITY_VERSION_3, pid)), data), "capget")
+    low, high = data
+    return (
+        low.effective | high.effective << 32,
+        low.permitted | high.permitted << 32,
+        low.inheritable | high.inheritable << 32,
+    )
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", c_char_p)]
+
+
+_seccomp = _number("seccomp", c_uint, c_uint, POINTER(_SockFprog))
+
+
+def seccomp_load(program: bytes, flags: int = 0) -> int | None:
+    """seccomp(2), SECCOMP_SET_MODE_FILTER; the listener's descriptor if SECCOMP_FILTER_FLAG_NEW_LISTENER asks for it."""
+    filters = _SockFprog(len(program) // 8, program)
+    result = _check(_seccomp(SECCOMP_SET_MODE_FILTER, flags, byref(filters)), "seccomp filter")
+    return result if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER else None
+
+
+_keyctl = _number("keyctl", c_int, c_char_p)
+
+
+def keyctl_join_session_keyring(name: str) -> None:
+    """keyctl(2), KEYCTL_JOIN_SESSION_KEYRING"""
+    _check(_keyctl(KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name)), name)
+
+
+# Device rules on cgroup version 2
+
+_bpf = _number("bpf", c_int, c_void_p, c_uint)
+
+
+def bpf_load_device_program(program: bytes) -> int:
+    """bpf(2), BPF_PROG_LOAD of a program of type BPF_PROG_TYPE_CGROUP_DEVICE."""
+    instructions, licence = ctypes.create_string_buffer(program, len(program)), ctypes.create_string_buffer(b"Apache-2.0")
+    attributes = (c_uint64 * 16)()
+    attributes[0] = BPF_PROG_TYPE_CGROUP_DEVICE | (len(program) // 8) << 32  # prog_type, insn_cnt
+    attributes[1] = ctypes.addressof(instructions)
+    attributes[2] = ctypes.addressof(licence)
+    return _check(_bpf(BPF_PROG_LOAD, ctypes.cast(attributes, c_void_p), ctypes.sizeof(attributes)), "device program")
+
+
+def bpf_attach_device_program(cgroup_fd: int, program_fd: int) -> None:
+    """bpf(2), BPF_PROG_ATTACH to a cgroup."""
+    attributes = (c_uint32 * 32)()
+    attributes[0:4] = [cgroup_fd, program_fd, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI]
+    _check(_bpf(BPF_PROG_ATTACH, ctypes.cast(attributes, c_void_p), ctypes.sizeof(attributes)), "device program")
