@@ -55,8 +55,9 @@ def _prototype(name: str, *arguments: Any) -> Any:
 def _number(name: str, *arguments: Any) -> Any:
     """A call that the C library has no function for, by its number."""
     number = _NUMBERS.get(name)
-    # An own prototype for each, since the arguments of syscall(2) have no types of their own.
-    call = ctypes.PYFUNCTYPE(c_long, c_long, *arguments, use_errno=True)(("syscall", _libc))
+    call = _libc["syscall"]  # a function object of its own each time, so that each has its own prototype
+    call.argtypes = (c_long, *arguments)
+    call.restype = c_long
 
     def numbered(*values: Any) -> int:
         if number is None:
@@ -331,7 +332,10 @@ _bpf = _number("bpf", c_int, c_void_p, c_uint)
 
 def bpf_load_device_program(program: bytes) -> int:
     """bpf(2), BPF_PROG_LOAD of a program of type BPF_PROG_TYPE_CGROUP_DEVICE."""
-    instructions, licence = ctypes.create_string_buffer(program, len(program)), ctypes.create_string_buffer(b"Apache-2.0")
+    instructions, licence = (
+        ctypes.create_string_buffer(program, len(program)),
+        ctypes.create_string_buffer(b"Apache-2.0"),
+    )
     attributes = (c_uint64 * 16)()
     attributes[0] = BPF_PROG_TYPE_CGROUP_DEVICE | (len(program) // 8) << 32  # prog_type, insn_cnt
     attributes[1] = ctypes.addressof(instructions)
