@@ -47,7 +47,7 @@ def run(test: Callable[[], None]) -> None:
         except pytest.skip.Exception as skipped:
             os.write(writer, str(skipped).encode())
             status = 2
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the edge of a process: the parent raises it again
             os.write(writer, traceback.format_exc().encode()[-60_000:])
         finally:
             sys.stdout.flush()

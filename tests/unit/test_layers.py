@@ -22,7 +22,7 @@ MINICONTAINER = {
     8: "cli",
 }
 MINIECS = {
-    0: "errors",
+    0: "errors terminal",
     1: "model",
     2: "wire auth placement scheduler",
     3: "store",
@@ -181,7 +181,9 @@ def test_an_import_inside_a_function_says_why() -> None:
 def test_no_global_statement_and_no_unannotated_function() -> None:
     wrong = []
     for module in modules():
-        wrong += [f"{module.path}:{node.lineno} global" for node in ast.walk(module.tree) if isinstance(node, ast.Global)]
+        wrong += [
+            f"{module.path}:{node.lineno} global" for node in ast.walk(module.tree) if isinstance(node, ast.Global)
+        ]
         wrong += [f"{module.path}:{f.lineno} {f.name}" for f in functions(module.tree) if f.returns is None]
     assert wrong == []
 

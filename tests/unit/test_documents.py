@@ -1,0 +1,87 @@
+"""The reader of documents: finds the commands of a page, and judges what they print."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.documents import Command, Shell, commands, matches
+
+ROOT = Path(__file__).parents[2]
+
+PAGE = """
+Some text.
+
+```console
+$ echo one
+one
+$ cat <<END
+> two
+> END
+two
+$ false  # exits 1
+```
+
+```python
+$ not a command
+```
+"""
+
+
+def test_commands_are_found_with_their_line_output_and_status(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    assert list(commands(page)) == [
+        Command(page="page.md", line=5, text="echo one", output="one", status=0),
+        Command(page="page.md", line=7, text="cat <<END\ntwo\nEND", output="two", status=0),
+        Command(page="page.md", line=11, text="false", output="", status=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed"),
+    [
+        ("one", "one\n"),
+        ("task … RUNNING", "task 4f00 RUNNING"),
+        ("first\n…\nlast", "first\na\nb\nlast\n"),
+        ("…\nlast", "last\n"),
+        ("NAME  SIZE", "NAME    SIZE   "),
+    ],
+)
+def test_what_is_printed_matches_what_the_page_shows(expected: str, printed: str) -> None:
+    assert matches(expected, printed)
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed"), [("one", "two"), ("one", "one\ntwo"), ("first\n…\nlast", "first\na"), ("a.c", "abc")]
+)
+def test_other_output_does_not_match(expected: str, printed: str) -> None:
+    assert not matches(expected, printed)
+
+
+def test_a_shell_keeps_its_variables_and_tells_the_status(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"PATH": "/usr/bin:/bin"})
+    shell.run("name=value")
+    assert shell.run("echo $name; pwd") == (f"value\n{tmp_path}", 0)
+    assert shell.run("sudo sh -c 'exit 3'") == ("", 3)
+    shell.close()
+
+
+def test_every_link_between_the_pages_leads_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_the_project_names_no_place_of_one_computer() -> None:
+    """No absolute path of a home, and no carriage return: a clone on Windows must run in a Linux machine."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in tracked:
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        assert b"\r\n" not in content, name
+        assert b"/home/" not in content or name == "tests/unit/test_documents.py", name
