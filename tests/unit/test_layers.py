@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 MINICONTAINER = {
     0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables",
     1: "oci/reference oci/image oci/runtime",
-    2: "registry plan store layers cgroups seccomp rootfs logs",
+    2: "registry plan store layers expansion cgroups seccomp rootfs logs",
     3: "snapshots init bundle network dockerfile",
     4: "runtime",
     5: "runtime_cli supervisor",
