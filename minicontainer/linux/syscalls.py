@@ -311,7 +311,7 @@ _seccomp = _number("seccomp", c_uint, c_uint, POINTER(_SockFprog))
 
 
 def seccomp_load(program: bytes, flags: int = 0) -> int | None:
-    """seccomp(2), SECCOMP_SET_MODE_FILTER; the listener's descriptor if SECCOMP_FILTER_FLAG_NEW_LISTENER asks for it."""
+    """seccomp(2), SECCOMP_SET_MODE_FILTER; with SECCOMP_FILTER_FLAG_NEW_LISTENER the listener's descriptor."""
     filters = _SockFprog(len(program) // 8, program)
     result = _check(_seccomp(SECCOMP_SET_MODE_FILTER, flags, byref(filters)), "seccomp filter")
     return result if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER else None
