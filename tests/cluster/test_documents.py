@@ -1,0 +1,41 @@
+"""Each page's commands run, one after the other in one shell, and print what the page shows."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.documents import Shell, commands, matches
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.stem)
+def test_the_commands_of_the_page_do_what_it_says(page: Path, tmp_path: Path) -> None:
+    environment = {
+        "HOME": str(tmp_path),
+        "MINICONTAINER_ROOT": str(tmp_path / "minicontainer"),
+        "PATH": f"{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+    }
+    shell = Shell(ROOT, environment)
+    try:
+        for command in commands(page):
+            printed, status = shell.run(command.text)
+            place = f"{page.relative_to(ROOT)}:{command.line}: {command.text}"
+            assert status == command.status, f"{place}\nended with {status} and printed:\n{printed}"
+            if command.output:
+                assert matches(command.output, printed), (
+                    f"{place}\nshould print:\n{command.output}\n\nprinted:\n{printed}"
+                )
+    finally:
+        shell.run("sudo ./dev demo --stop")
+        shell.close()
+
+
+def test_the_readme_is_executed() -> None:
+    assert ROOT / "README.md" in PAGES
+    assert [command.text for command in commands(ROOT / "README.md")] != []
