@@ -13,7 +13,7 @@ CI = os.environ.get("CI") == "true"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("kernel") or item.get_closest_marker("cluster"):
+        if any(item.get_closest_marker(name) for name in ("kernel", "cluster", "world")):
             reason = isolation.missing_feature(item)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))

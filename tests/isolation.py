@@ -17,7 +17,7 @@ class ChildFailed(AssertionError):
 
 
 def missing_feature(item: pytest.Item) -> str:
-    """Why the kernel or cluster test `item` cannot run here, or an empty string."""
+    """Why the kernel, cluster or world test `item` cannot run here, or an empty string."""
     if os.geteuid() != 0:
         return "needs root: sudo ./dev test"
     for marker in item.iter_markers("kernel"):
@@ -25,6 +25,8 @@ def missing_feature(item: pytest.Item) -> str:
             with open("/proc/filesystems", encoding="ascii") as known:
                 if feature in ("overlay", "cgroup2") and feature not in known.read().split():
                     return f"this kernel has no {feature}"
+    if item.get_closest_marker("world") and not os.path.exists("/usr/bin/linux.uml"):
+        return "needs user-mode-linux: sudo apt-get install user-mode-linux"
     return ""
 
 
