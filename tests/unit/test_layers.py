@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
-    0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables",
+    0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress",
     1: "oci/reference oci/image oci/runtime",
     2: "registry plan store layers expansion cgroups seccomp rootfs logs",
-    3: "snapshots init bundle network dockerfile",
-    4: "runtime",
+    3: "snapshots init bundle network dockerfile context",
+    4: "runtime copying stages",
     5: "runtime_cli supervisor",
     6: "engine",
     7: "build spawner",
@@ -24,10 +24,10 @@ MINICONTAINER = {
 MINIECS = {
     0: "errors terminal",
     1: "model",
-    2: "wire auth placement scheduler",
-    3: "store",
-    4: "sqlite",
-    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller",
+    2: "wire auth placement scheduler acs",
+    3: "store transitions client",
+    4: "sqlite checkpoint",
+    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller container_instance",
     6: "server task_engine metadata registry sessions",
     7: "agent census",
     8: "cli lab",
@@ -46,7 +46,7 @@ ONLY = {
     "pyseccomp": {"minicontainer.seccomp"},
     "pyroute2": {"minicontainer.network", "miniecs.lab"},
     "sqlite3": {"miniecs.sqlite"},
-    "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.agent", "miniecs.cli", "miniecs.demo"},
+    "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.client", "miniecs.cli", "miniecs.demo"},
     "boto3": {"miniecs.demo"},
 }
 # What may be imported inside a function, and why.
