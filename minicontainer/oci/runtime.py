@@ -223,8 +223,7 @@ class State(NamedTuple):
     created: str = ""
     start_time: int = 0
     cgroups: Mapping[str, str] = {}
-    capabilities: Capabilities | None = None
-    no_new_privileges: bool = False
+    cgroup_parents: int = 0
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> "State":
@@ -400,5 +399,4 @@ _state: Callable[[Any, str], State] = _object(
     status=lambda value, _: Status(value),
     annotations=_texts_by_name,
     cgroups=_texts_by_name,
-    capabilities=_capabilities,
 )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 MINICONTAINER = {
     0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress",
     1: "oci/reference oci/image oci/runtime",
-    2: "registry plan store layers expansion cgroups seccomp rootfs logs",
+    2: "registry plan store layers expansion cgroups checks seccomp rootfs logs",
     3: "snapshots init bundle network dockerfile context",
     4: "runtime copying stages",
     5: "runtime_cli supervisor",
@@ -27,7 +27,7 @@ MINIECS = {
     2: "wire auth placement scheduler acs",
     3: "store transitions client",
     4: "sqlite checkpoint",
-    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller container_instance",
+    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller container_instance container_definition",
     6: "server task_engine metadata registry sessions",
     7: "agent census",
     8: "cli lab",
@@ -35,7 +35,10 @@ MINIECS = {
 }
 # Doors from miniecs into minicontainer: nothing else crosses.
 DOORS = {
-    "miniecs.task_engine": {"minicontainer.spawner", "minicontainer.engine", "minicontainer.errors"},
+    "miniecs.task_engine": {
+        "minicontainer.containers", "minicontainer.engine", "minicontainer.errors", "minicontainer.spawner"
+    },
+    "miniecs.container_definition": {"minicontainer.containers"},
     "miniecs.registry": {"minicontainer.store", "minicontainer.errors"},
 }
 # A library or module: the modules of ours that may import it.

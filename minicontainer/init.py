@@ -1,0 +1,405 @@
+"""The child: from clone to execve, in order.
+
+Stands between `rootfs` and `runtime`. Ruled by runtime-spec runtime.md (Lifecycle), namespaces(7), capabilities(7),
+credentials(7). The process is a copy of its creator: nothing is imported here, since the host's files are out of reach
+after the first half, and nothing is caught: a child that fails reports through a pipe and dies.
+"""
+
+import fcntl
+import os
+import signal
+import stat
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple, NoReturn
+
+from minicontainer import rootfs
+from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
+from minicontainer.linux.flags import (
+    AT_FDCWD,
+    CAPABILITIES,
+    CLONE_NEWCGROUP,
+    CLOSE_RANGE_CLOEXEC,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    OPEN_TREE_CLOEXEC,
+    OPEN_TREE_CLONE,
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAP_AMBIENT_RAISE,
+    PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    TIOCGPTN,
+    TIOCSCTTY,
+    TIOCSPTLCK,
+    TIOCSWINSZ,
+)
+from minicontainer.linux.syscalls import (
+    capset,
+    close_range,
+    interface_up,
+    keyctl_join_session_keyring,
+    move_mount,
+    open_tree,
+    prctl,
+    seccomp_load,
+    setdomainname,
+    sethostname,
+    unshare,
+)
+from minicontainer.oci.runtime import Capabilities, Process, Spec
+from minicontainer.plan import Explain, Plan, Step, run
+
+READY = b"ready\n"
+MAPPED, JOINED = b"m", b"j"
+
+
+class Pipes(NamedTuple):
+    """What joins the child to its creator; closed by execve at the latest."""
+
+    orders: int  # from the creator: MAPPED when the ids are mapped, JOINED when the child is in its cgroup
+    report: int  # to the creator: READY, or an exit code and the error; nothing when a further process has begun
+    start: int = -1  # the fifo that `start` writes to; -1 for exec, which does not wait
+    errors: int = -1  # where an error of execve goes, for `start` to read
+
+
+class Filter(NamedTuple):
+    """A compiled seccomp profile."""
+
+    program: bytes
+    flags: int = 0
+
+
+class Child(NamedTuple):
+    """All that the child needs to know; nothing is read from the host after the clone."""
+
+    process: Process
+    pipes: Pipes
+    mapped: bool  # it lives in a user namespace
+    stdio: tuple[int, int, int] | None = None
+    console: int = -1  # a socket that takes the terminal
+    preserve_fds: int = 0
+    parent_death_signal: int = 0
+    keyring: str = ""
+    filter: Filter | None = None
+    last_capability: int = len(CAPABILITIES) - 1
+    explain: Explain | None = None
+
+
+class House(NamedTuple):
+    """What the first process of a container builds, and a later one only enters."""
+
+    spec: Spec
+    root: rootfs.Tree
+    bound: tuple[rootfs.Tree, ...]
+    cgroups: rootfs.CgroupView
+    no_pivot: bool = False
+
+
+def first(child: Child, house: House) -> NoReturn:
+    """The first process of a container: build the house, take off every privilege, wait for `start`, execve."""
+    _end_in_exec(child, house)
+
+
+def another(child: Child) -> NoReturn:
+    """A further process in a container: the creator has joined its namespaces."""
+    _end_in_exec(child, None)
+
+
+def _end_in_exec(child: Child, house: House | None) -> NoReturn:
+    report = child.pipes.report
+    try:
+        run(_arrive(child), child.explain)
+        if house is not None:
+            run(_build(child, house), child.explain)
+        program, environment = run(_strip(child), child.explain)
+        if child.pipes.start >= 0:
+            os.write(report, READY)
+            os.close(report)
+            report = child.pipes.errors
+            os.read(child.pipes.start, 1)
+        run(_leave(child, program, environment), child.explain)
+    except BaseException as error:  # noqa: BLE001  # a child that fails dies, whatever it was: STYLE, rule 9
+        tell(error, report)
+    finally:
+        os._exit(1)
+
+
+def tell(error: BaseException, descriptor: int) -> None:
+    """Send an error to the creator: its exit code and its text on one line."""
+    text = str(error)
+    if not isinstance(error, Error | OSError):
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "nowhere"
+        text = f"a bug: {type(error).__name__}: {error} ({where})"
+    os.write(descriptor, f"{getattr(error, 'exit_code', Error.exit_code)} {text}".encode("utf-8", "surrogateescape"))
+
+
+def told(message: bytes) -> Error:
+    """The error that `tell` sent."""
+    code, _, text = message.decode("utf-8", "surrogateescape").partition(" ")
+    for kind in (CommandNotFound, CommandNotExecutable):
+        if code == str(kind.exit_code):
+            return kind(text)
+    return Error(text or "the container's process died before it could say why")
+
+
+# Arrive: out of the caller's surroundings
+
+
+def _arrive(child: Child) -> Plan[None]:
+    yield Step(prctl, (PR_SET_DUMPABLE, 0), "no process of the container may look into this one: prctl(2)")
+    yield Step(prctl, (PR_SET_PDEATHSIG, signal.SIGKILL), "a container half made dies with its maker")
+    yield Step(reset_signals, (), "the interpreter ignores SIGPIPE and SIGXFSZ; the program expects the defaults")
+    yield Step(os.setsid, (), "no controlling terminal of the caller's, and no job control")
+    if child.mapped:
+        yield Step(wait_for, (child.pipes.orders, MAPPED), "until the ids of the user namespace are mapped")
+        yield from _identity(0, 0, ())
+    if child.stdio is not None:
+        for target, source in enumerate(child.stdio):
+            yield Step(os.dup2, (source, target), "standard input, output and error")
+
+
+def reset_signals() -> None:
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def wait_for(descriptor: int, order: bytes) -> None:
+    """Read one order of the creator; its death ends the child."""
+    if os.read(descriptor, 1) != order:
+        raise Error("the creator of this container is gone")
+
+
+# Build: namespaces, mounts, devices
+
+
+def _build(child: Child, house: House) -> Plan[None]:
+    spec = house.spec
+    kinds = {namespace.type for namespace in spec.linux.namespaces if not namespace.path}
+    if "network" in kinds:
+        yield Step(interface_up, ("lo",), "a new network namespace has a loopback interface that is down")
+    if spec.hostname:
+        yield Step(sethostname, (spec.hostname,), "the uts namespace's own host name")
+    if spec.domainname:
+        yield Step(setdomainname, (spec.domainname,), "the uts namespace's own domain name")
+    os.umask(0)  # modes of devices and mount points are meant as they are written
+    trees = yield from rootfs.new_trees(spec, house.bound, house.cgroups, _joined(child, "cgroup" in kinds))
+    yield from rootfs.enter(house.root, house.no_pivot)
+    yield from rootfs.furnish(spec, trees)
+    if child.process.terminal:
+        yield Step(open_terminal, (child.console, child.process, True), "a terminal of the container's own")
+    for name, value in spec.linux.sysctl.items():
+        yield Step(write_sysctl, (name, value), "a kernel setting of the container's namespaces")
+    yield from rootfs.close_off(spec, trees)
+    yield Step(reopen_null, (), "the host's /dev/null on standard streams becomes the container's own")
+
+
+def _joined(child: Child, private: bool) -> Plan[None]:
+    yield Step(wait_for, (child.pipes.orders, JOINED), "until this process is in its cgroup")
+    if private:
+        why = "a cgroup namespace whose root is the container's cgroup: so it comes after joining"
+        yield Step(unshare, (CLONE_NEWCGROUP,), why)
+
+
+def write_sysctl(name: str, value: str) -> None:
+    path = f"/proc/sys/{name if '/' in name else name.replace('.', '/')}"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(value)
+
+
+def reopen_null() -> None:
+    for descriptor in (0, 1, 2):
+        try:
+            known = os.fstat(descriptor)
+        except OSError:
+            continue  # closed by the caller
+        if stat.S_ISCHR(known.st_mode) and known.st_rdev == os.makedev(1, 3) and os.path.exists("/dev/null"):
+            opened = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(opened, descriptor)
+            os.close(opened)
+
+
+def open_terminal(console: int, process: Process, first_process: bool) -> None:
+    """Make a terminal in the container's devpts, send its master to the caller and take its slave: pty(7)."""
+    import socket  # here the module is loaded already: `runtime` has made the socket
+
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    name = f"/dev/pts/{struct.unpack('i', fcntl.ioctl(master, TIOCGPTN, bytes(4)))[0]}"
+    if process.console_size is not None:
+        size = struct.pack("HHHH", process.console_size.height, process.console_size.width, 0, 0)
+        fcntl.ioctl(master, TIOCSWINSZ, size)
+    slave = os.open(name, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    os.fchown(slave, process.user.uid, -1)
+    os.fchmod(slave, 0o620)
+    if first_process:
+        rootfs.make_target("/dev/console", directory=False)
+        tree = open_tree(AT_FDCWD, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+        move_mount(tree, "", AT_FDCWD, "/dev/console", MOVE_MOUNT_F_EMPTY_PATH)
+        os.close(tree)
+    with socket.socket(fileno=console) as connection:
+        socket.send_fds(connection, [name.encode()], [master])
+    os.close(master)
+    for descriptor in (0, 1, 2):
+        os.dup2(slave, descriptor)
+    fcntl.ioctl(0, TIOCSCTTY, 0)
+
+
+# Strip: credentials, capabilities, limits
+
+
+def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
+    process = child.process
+    if child.keyring:
+        yield Step(join_keyring, (child.keyring,), "no keys of the caller's session")
+    if child.pipes.start < 0:
+        yield Step(wait_for, (child.pipes.orders, JOINED), "until this process is in the container's cgroup")
+        if process.terminal:
+            yield Step(open_terminal, (child.console, process, False), "a terminal of the container's own")
+    if child.filter is not None and not process.no_new_privileges:
+        why = "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN without no_new_privs"
+        yield Step(seccomp_load, child.filter, why)
+    entered = enter_directory(process.cwd, False)
+    yield from _privileges(process, child.last_capability)
+    if not entered:
+        yield Step(enter_directory, (process.cwd, True), "where only its own user may go")
+    if os.getcwd()[:1] != "/":
+        raise Error(f"the working directory {process.cwd} is outside the container")
+    os.umask(0o022 if process.user.umask is None else process.user.umask)
+    environment = environment_of(process)
+    program = find_program(process.args, environment)
+    if process.no_new_privileges:
+        yield Step(prctl, (PR_SET_NO_NEW_PRIVS, 1), "no set-user-ID program gives anything back")
+    yield Step(prctl, (PR_SET_PDEATHSIG, child.parent_death_signal), "with whom this process dies, from here on")
+    return program, environment
+
+
+def join_keyring(name: str) -> None:
+    try:
+        keyctl_join_session_keyring(name)
+    except OSError as error:
+        # A kernel without keyrings, a full quota or a host's own filter: there is nothing to leak then.
+        if error.errno not in (1, 38, 122):
+            raise
+
+
+def enter_directory(path: str, must: bool) -> bool:
+    try:
+        os.chdir(path)
+    except PermissionError:
+        if must:
+            raise
+        return False
+    except FileNotFoundError:
+        os.makedirs(path, 0o755, exist_ok=True)
+        os.chdir(path)
+    return True
+
+
+def _privileges(process: Process, last_capability: int) -> Plan[None]:
+    sets = process.capabilities or Capabilities()
+    keep = mask(sets.bounding)
+    for number in range(last_capability + 1):
+        if not keep >> number & 1:
+            why = f"no program it runs can have {name_of(number)}"
+            yield Step(prctl, (PR_CAPBSET_DROP, number), why)
+    yield Step(prctl, (PR_SET_KEEPCAPS, 1), "changing the user must not drop what is to be kept")
+    yield from _identity(process.user.uid, process.user.gid, process.user.additional_gids)
+    yield Step(prctl, (PR_SET_KEEPCAPS, 0), "from here on it may")
+    sets_of_three = (mask(sets.effective), mask(sets.permitted), mask(sets.inheritable))
+    yield Step(capset, sets_of_three, "effective, permitted and inheritable capabilities")
+    yield Step(prctl, (PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL), "no ambient capability but those of config.json")
+    for number in numbers(mask(sets.ambient) & mask(sets.permitted) & mask(sets.inheritable)):
+        yield Step(prctl, (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number), f"{name_of(number)} outlives execve")
+
+
+def _identity(uid: int, gid: int, groups: Iterable[int]) -> Plan[None]:
+    yield Step(os.setgroups, (list(groups),), "its supplementary groups and no other")
+    yield Step(os.setresgid, (gid, gid, gid), "its group, first: without root it could not be set")
+    yield Step(os.setresuid, (uid, uid, uid), "its user")
+    yield Step(prctl, (PR_SET_DUMPABLE, 0), "a new identity may have set it: prctl(2)")
+
+
+def mask(names: Iterable[str]) -> int:
+    """Capabilities as bits; a name that this kernel may know and we do not is left out, as the other runtimes do."""
+    return sum(1 << CAPABILITIES.index(name) for name in set(names) if name in CAPABILITIES)
+
+
+def numbers(bits: int) -> list[int]:
+    return [number for number in range(bits.bit_length()) if bits >> number & 1]
+
+
+def name_of(number: int) -> str:
+    return CAPABILITIES[number] if number < len(CAPABILITIES) else f"capability {number}"
+
+
+def environment_of(process: Process) -> dict[str, str]:
+    """The environment of config.json, with HOME from the container's passwd if it is missing."""
+    pairs = (entry.partition("=") for entry in process.env)
+    environment = {name: value for name, equals, value in pairs if equals}
+    if not environment.get("HOME"):
+        environment["HOME"] = home_of(process.user.uid)
+    return environment
+
+
+def home_of(uid: int) -> str:
+    try:
+        with open("/etc/passwd", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                fields = line.rstrip("\n").split(":")
+                if len(fields) >= 6 and fields[2] == str(uid):
+                    return fields[5]
+    except OSError:
+        return "/"
+    return "/"
+
+
+def find_program(args: tuple[str, ...], environment: dict[str, str]) -> str:
+    """The program of args[0] as execvp(3) looks for it; the texts are runc's, which clients map to exit codes."""
+    if not args:
+        raise Error("config.json: process.args is empty; try: a command")
+    name = args[0]
+    if "/" in name:
+        try:
+            mode = os.stat(name).st_mode
+        except OSError as error:
+            raise CommandNotFound(f'exec: "{name}": stat {name}: {(error.strerror or "").lower()}') from error
+        if stat.S_ISDIR(mode):
+            raise CommandNotExecutable(f'exec: "{name}": is a directory: permission denied')
+        if not os.access(name, os.X_OK, effective_ids=True):
+            raise CommandNotExecutable(f'exec: "{name}": permission denied')
+        return name
+    for directory in environment.get("PATH", "").split(":"):
+        path = os.path.join(directory or ".", name)
+        if os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True):
+            return path
+    raise CommandNotFound(f'exec: "{name}": executable file not found in $PATH')
+
+
+# Leave: into the program
+
+
+def _leave(child: Child, program: str, environment: dict[str, str]) -> Plan[None]:
+    first_to_close = 3 + child.preserve_fds
+    yield Step(
+        close_range, (first_to_close, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC), "no descriptor of ours reaches the program"
+    )
+    arguments = (program, child.process.args, environment)
+    if child.filter is not None and child.process.no_new_privileges:
+        yield Step(seccomp_load, child.filter, "only the system calls of the profile, as late as can be")
+    yield Step(execute, arguments, "this process becomes the container's program")
+
+
+def execute(program: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    try:
+        os.execve(program, arguments, environment)
+    except OSError as error:
+        kind = CommandNotFound if isinstance(error, FileNotFoundError) else CommandNotExecutable
+        raise kind(f"exec {program}: {(error.strerror or '').lower()}") from error

@@ -1,0 +1,470 @@
+"""The root file system: mounts, devices, masked and read-only paths, pivot_root, as a plan.
+
+Stands between the spec and `init`. Ruled by runtime-spec config.md (Mounts) and config-linux.md (Default Filesystems,
+Devices, Masked Paths), mount_setattr(2), pivot_root(2). Every mount is made detached, as a file descriptor: bind
+sources by the creator, who may reach them; new file systems by the child, while it still sees the host. Then the child
+makes the rootfs its root, and only then puts the mounts in place: whatever symbolic links an image holds, the kernel
+resolves them inside the new root.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from minicontainer.errors import Error
+from minicontainer.linux.flags import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_RECURSIVE,
+    FSCONFIG_CMD_CREATE,
+    FSCONFIG_SET_FLAG,
+    FSCONFIG_SET_STRING,
+    FSMOUNT_CLOEXEC,
+    FSOPEN_CLOEXEC,
+    MNT_DETACH,
+    MOUNT_ATTR__ATIME,
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW,
+    MOUNT_ATTR_RDONLY,
+    MOUNT_ATTR_RELATIME,
+    MOUNT_ATTR_STRICTATIME,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SHARED,
+    MS_SLAVE,
+    MS_UNBINDABLE,
+    OPEN_TREE_CLOEXEC,
+    OPEN_TREE_CLONE,
+)
+from minicontainer.linux.syscalls import (
+    fsconfig,
+    fsmount,
+    fsopen,
+    mknod,
+    mount,
+    mount_setattr,
+    move_mount,
+    open_tree,
+    pivot_root,
+    umount,
+)
+from minicontainer.oci.runtime import Device, Linux, Mount, Spec
+from minicontainer.plan import Plan, Step
+
+ATTRIBUTES = {  # option: (attributes to clear, attributes to set); with an r before it, for the whole tree
+    "ro": (0, MOUNT_ATTR_RDONLY),
+    "rw": (MOUNT_ATTR_RDONLY, 0),
+    "nosuid": (0, MOUNT_ATTR_NOSUID),
+    "suid": (MOUNT_ATTR_NOSUID, 0),
+    "nodev": (0, MOUNT_ATTR_NODEV),
+    "dev": (MOUNT_ATTR_NODEV, 0),
+    "noexec": (0, MOUNT_ATTR_NOEXEC),
+    "exec": (MOUNT_ATTR_NOEXEC, 0),
+    "noatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME),
+    "atime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
+    "relatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
+    "norelatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_STRICTATIME),
+    "strictatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_STRICTATIME),
+    "nostrictatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
+    "nodiratime": (0, MOUNT_ATTR_NODIRATIME),
+    "diratime": (MOUNT_ATTR_NODIRATIME, 0),
+    "nosymfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
+    "symfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
+}  # fmt: skip
+PROPAGATION = {
+    "private": MS_PRIVATE,
+    "rprivate": MS_PRIVATE | MS_REC,
+    "shared": MS_SHARED,
+    "rshared": MS_SHARED | MS_REC,
+    "slave": MS_SLAVE,
+    "rslave": MS_SLAVE | MS_REC,
+    "unbindable": MS_UNBINDABLE,
+    "runbindable": MS_UNBINDABLE | MS_REC,
+}  # fmt: skip
+_OWN_OPTIONS = {"bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults"}
+DEVICES = (
+    Device(type="c", path="/dev/null", major=1, minor=3, file_mode=0o666),
+    Device(type="c", path="/dev/zero", major=1, minor=5, file_mode=0o666),
+    Device(type="c", path="/dev/full", major=1, minor=7, file_mode=0o666),
+    Device(type="c", path="/dev/random", major=1, minor=8, file_mode=0o666),
+    Device(type="c", path="/dev/urandom", major=1, minor=9, file_mode=0o666),
+    Device(type="c", path="/dev/tty", major=5, minor=0, file_mode=0o666),
+)
+_DEVICE_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+_DEV_LINKS = {
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+    "/dev/ptmx": "pts/ptmx",
+}  # fmt: skip
+# What may cover a part of /proc: files that tools read, and that lxcfs and its like replace.
+_PROC_MAY_COVER = {
+    f"/proc/{name}"
+    for name in ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev")
+}
+_EMPTY_PATH = AT_EMPTY_PATH | AT_RECURSIVE
+
+
+class MountOptions(NamedTuple):
+    """The options of a mount, sorted by what they are for."""
+
+    clear: int = 0
+    set: int = 0
+    recursive_clear: int = 0
+    recursive_set: int = 0
+    propagation: tuple[int, ...] = ()
+    bind: bool = False
+    rbind: bool = False
+    idmap: bool = False
+    ridmap: bool = False
+    tmpcopyup: bool = False
+    data: tuple[str, ...] = ()
+
+
+class Tree(NamedTuple):
+    """A detached mount, and where it goes."""
+
+    descriptor: int
+    destination: str
+    options: MountOptions
+    directory: bool = True
+    fstype: str = ""
+
+
+class CgroupView(NamedTuple):
+    """What a mount of type cgroup shows: controllers and their directories on the host, and whether it is version 2."""
+
+    directories: Mapping[str, str]
+    version2: bool
+    private: bool  # the container has a cgroup namespace of its own
+
+
+def parse_options(options: tuple[str, ...]) -> MountOptions:
+    """Sort mount options by what they are for; what is in no table is data for the file system."""
+    parsed = MountOptions()
+    for option in options:
+        if option in ATTRIBUTES:
+            clear, add = ATTRIBUTES[option]
+            parsed = parsed._replace(clear=parsed.clear & ~add | clear, set=parsed.set & ~clear | add)
+        elif option in PROPAGATION:
+            parsed = parsed._replace(propagation=(*parsed.propagation, PROPAGATION[option]))
+        elif option.startswith("r") and option[1:] in ATTRIBUTES:
+            clear, add = ATTRIBUTES[option[1:]]
+            parsed = parsed._replace(
+                recursive_clear=parsed.recursive_clear & ~add | clear,
+                recursive_set=parsed.recursive_set & ~clear | add,
+            )
+        elif option not in _OWN_OPTIONS:
+            parsed = parsed._replace(data=(*parsed.data, option))
+    asked = {name: name in options for name in ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")}
+    return parsed._replace(**asked)  # type: ignore[arg-type]  # the names are those of flags
+
+
+# The creator's part: what only it may reach
+
+
+def open_trees(spec: Spec, rootfs: str, bundle: str) -> Plan[tuple[Tree, tuple[Tree, ...]]]:
+    """The rootfs and the source of each bind mount as detached trees: the creator can reach them, the child may not."""
+    linux = spec.linux
+    default = PROPAGATION.get(linux.rootfs_propagation, MS_SLAVE | MS_REC) & ~MS_REC
+    clone = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE
+    descriptor = yield Step(open_tree, (AT_FDCWD, rootfs, clone), "copy the mounts of the rootfs for this container")
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise Error(f"the rootfs {rootfs} is not a directory; try: root.path of config.json")
+    yield from _propagation(descriptor, (default,), "the root")
+    root = Tree(descriptor=descriptor, destination="/", options=MountOptions())
+    trees = []
+    for entry in spec.mounts:
+        options = parse_options(entry.options)
+        if options.bind or options.rbind or entry.type == "bind":
+            trees.append((yield from _open_bind(entry, options, default, bundle)))
+    if linux.namespace("user") and _sets_up_dev(spec):
+        for device in devices(linux):
+            why = f"{device.path} cannot be made in a user namespace: borrow the host's"
+            tree = yield Step(open_tree, (AT_FDCWD, device.path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), why)
+            trees.append(Tree(descriptor=tree, destination=device.path, options=MountOptions(), directory=False))
+    return root, tuple(trees)
+
+
+def _open_bind(entry: Mount, options: MountOptions, default: int, bundle: str) -> Plan[Tree]:
+    source = os.path.join(bundle, entry.source)
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if options.rbind else 0)
+    descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), f"a copy of the mount for {entry.destination}")
+    if not options.propagation or not any(flag & MS_REC for flag in options.propagation):
+        yield from _propagation(descriptor, (default,), entry.destination)
+    yield from set_attributes(descriptor, options, entry.destination)
+    yield from _propagation(descriptor, options.propagation, entry.destination)
+    directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+    return Tree(descriptor=descriptor, destination=entry.destination, options=options, directory=directory)
+
+
+def set_attributes(descriptor: int, options: MountOptions, destination: str) -> Plan[None]:
+    if options.recursive_set or options.recursive_clear:
+        change = (options.recursive_set, options.recursive_clear)
+        yield Step(mount_setattr, (descriptor, "", _EMPTY_PATH, *change), f"options of the whole tree {destination}")
+    if options.set or options.clear:
+        change = (options.set, options.clear)
+        yield Step(mount_setattr, (descriptor, "", AT_EMPTY_PATH, *change), f"options of {destination}")
+
+
+def _propagation(descriptor: int, kinds: Iterable[int], destination: str) -> Plan[None]:
+    for kind in kinds:
+        recursive = AT_RECURSIVE if kind & MS_REC or kind == MS_SLAVE else 0
+        arguments = (descriptor, "", AT_EMPTY_PATH | recursive, 0, 0, kind & ~MS_REC)
+        yield Step(mount_setattr, arguments, f"how mounts below {destination} pass to and from the host")
+
+
+# The child's part, while it still sees the host
+
+
+def new_trees(spec: Spec, bound: Iterable[Tree], cgroups: CgroupView, joined: Plan[None]) -> Plan[list[Tree]]:
+    """Each mount of the spec as a detached tree, in the order in which they go into place.
+
+    `joined` waits until this process is in its cgroup: as late as can be, since that takes the creator longest.
+    """
+    by_destination = iter(bound)
+    trees: list[Tree] = []
+    for entry in spec.mounts:
+        options = parse_options(entry.options)
+        if options.bind or options.rbind or entry.type == "bind":
+            trees.append(next(by_destination))
+        elif entry.type in ("cgroup", "cgroup2"):
+            yield from joined
+            trees += yield from _cgroup_trees(entry, options, cgroups)
+        else:
+            trees.append((yield from _new_tree(entry, options)))
+    yield from joined
+    return trees + list(by_destination)  # then the devices
+
+
+def new_mount(fstype: str, source: str, data: tuple[str, ...], attributes: int) -> int:
+    """A file system mounted nowhere: fsopen(2), fsconfig(2), fsmount(2)."""
+    context = fsopen(fstype, FSOPEN_CLOEXEC)
+    try:
+        fsconfig(context, FSCONFIG_SET_STRING, "source", source or fstype)
+        for option in data:
+            key, equals, value = option.partition("=")
+            fsconfig(context, FSCONFIG_SET_STRING if equals else FSCONFIG_SET_FLAG, key, value if equals else None)
+        fsconfig(context, FSCONFIG_CMD_CREATE)
+        return fsmount(context, FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(context)
+
+
+def _new_tree(entry: Mount, options: MountOptions) -> Plan[Tree]:
+    # What is read-only and empty must be writable until its own mount points are made in it.
+    late = MOUNT_ATTR_RDONLY if entry.type == "tmpfs" else 0
+    superblock = ("ro",) if options.set & MOUNT_ATTR_RDONLY and not late else ()
+    if options.tmpcopyup:
+        import shutil  # noqa: F401  # now or never: see _copy_up
+    arguments = (entry.type, entry.source, (*options.data, *superblock), options.set & ~late)
+    descriptor = yield Step(new_mount, arguments, f"a new {entry.type} for {entry.destination}")
+    yield from _propagation(descriptor, options.propagation, entry.destination)
+    return Tree(descriptor=descriptor, destination=entry.destination, options=options, fstype=entry.type)
+
+
+def _cgroup_trees(entry: Mount, options: MountOptions, cgroups: CgroupView) -> Plan[list[Tree]]:
+    """Version 2: one mount. Version 1: a tmpfs with one mount for each controller, as on a host."""
+    if cgroups.version2:
+        tree = yield from _cgroup_tree("cgroup2", "", entry.destination, options, cgroups)
+        return [tree]
+    base = entry._replace(type="tmpfs", source="cgroup", options=(*entry.options, "mode=755"))
+    trees = [(yield from _new_tree(base, parse_options(base.options)))]
+    for controller in cgroups.directories:
+        if controller:  # the empty name is version 2 without controllers, beside version 1
+            place = f"{entry.destination}/{controller.removeprefix('name=')}"
+            trees.append((yield from _cgroup_tree("cgroup", controller, place, options, cgroups)))
+    return trees
+
+
+def _cgroup_tree(fstype: str, controller: str, place: str, options: MountOptions, cgroups: CgroupView) -> Plan[Tree]:
+    if cgroups.private:
+        data = controller.replace("=", "=", 1)
+        arguments = (fstype, "cgroup", (data, *options.data) if data else options.data, options.set)
+        descriptor = yield Step(new_mount, arguments, f"the container's own view of its cgroup at {place}")
+    else:
+        source = cgroups.directories[controller]
+        flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+        descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), f"the container's cgroup and no other at {place}")
+        yield from set_attributes(descriptor, options, place)
+    return Tree(descriptor=descriptor, destination=place, options=options, fstype=fstype)
+
+
+def enter(root: Tree, no_pivot: bool) -> Plan[None]:
+    """Make the rootfs the root of this process, and the host's root unreachable."""
+    yield Step(mount, (None, "/", None, MS_REC | MS_SLAVE), "nothing that is mounted here shall appear on the host")
+    yield Step(
+        move_mount, (root.descriptor, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), "put the rootfs over the root"
+    )
+    yield Step(os.fchdir, (root.descriptor,), "stand in it: the path / still means the host's root")
+    if no_pivot:
+        yield Step(os.chroot, (".",), "the caller asks for no pivot_root: the host's root stays mounted below this one")
+        yield Step(os.chdir, ("/",), "stand in the new root")
+        return
+    yield Step(pivot_root, (".", "."), "make it the root, with the old root stacked on it: pivot_root(2), NOTES")
+    yield Step(umount, (".", MNT_DETACH), "let go of the old root: from here on the host's files cannot be named")
+    yield Step(os.chdir, ("/",), "stand in the new root")
+
+
+# The child's part, in the new root
+
+
+def furnish(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
+    """Put the mounts in place, make the devices and links, and close what must be closed."""
+    trees = list(trees)
+    for tree in trees:
+        yield Step(attach, (tree,), f"mount {tree.fstype or 'a copy of a host mount'} on {tree.destination}")
+    if _sets_up_dev(spec):
+        yield from _dev(spec)
+
+
+def close_off(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
+    """What is read-only, masked or hidden: the last changes to the mounts."""
+    for tree in reversed(list(trees)):
+        if tree.fstype == "tmpfs" and tree.options.set & MOUNT_ATTR_RDONLY:
+            arguments = (AT_FDCWD, tree.destination, 0, MOUNT_ATTR_RDONLY)
+            yield Step(mount_setattr, arguments, "its mount points are made: read-only from here on")
+    if spec.root.readonly:
+        yield Step(mount_setattr, (AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY), "the rootfs is read-only")
+    if propagation := PROPAGATION.get(spec.linux.rootfs_propagation, 0):
+        yield Step(mount, (None, "/", None, propagation), "the propagation that config.json asks for")
+    for path in filter(os.path.exists, spec.linux.readonly_paths):
+        yield Step(make_readonly, (path,), "it shows the whole host: to be read only")
+    yield from _mask(spec.linux.masked_paths)
+
+
+def attach(tree: Tree) -> None:
+    """Move a detached mount to its destination, which is made if it is missing."""
+    _refuse_proc(tree)
+    make_target(tree.destination, tree.directory)
+    if tree.options.tmpcopyup:
+        _copy_up(tree)
+    flags = MOVE_MOUNT_F_EMPTY_PATH | 0x10  # MOVE_MOUNT_T_SYMLINKS: the root of this process confines them
+    move_mount(tree.descriptor, "", AT_FDCWD, tree.destination, flags)
+    os.close(tree.descriptor)
+
+
+def _refuse_proc(tree: Tree) -> None:
+    """/proc and /sys are where masks and security labels live: no image or volume may put something else there."""
+    destination = os.path.realpath(tree.destination)
+    if tree.fstype in ("proc", "sysfs"):
+        if destination != os.path.normpath(tree.destination):
+            raise Error(
+                f"{tree.destination} is a symbolic link in this rootfs; a {tree.fstype} is not mounted through it"
+            )
+    elif destination == "/proc" or (destination.startswith("/proc/") and destination not in _PROC_MAY_COVER):
+        raise Error(f"{tree.destination} is inside /proc, which nothing may cover; try: another destination")
+
+
+def make_target(path: str, directory: bool, depth: int = 40) -> None:
+    """Make a mount point, also behind dangling links and missing parents."""
+    try:
+        os.stat(path)
+        return
+    except FileNotFoundError:
+        parent = os.path.dirname(path.rstrip("/")) or "/"
+    if depth == 0:
+        raise Error(f"{path}: too many levels of symbolic links")
+    make_target(parent, True, depth - 1)
+    if os.path.islink(path):
+        make_target(os.path.join(parent, os.readlink(path)), directory, depth - 1)
+    elif directory:
+        os.mkdir(path, 0o755)
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def make_readonly(path: str) -> None:
+    """A copy of what is mounted at `path`, read-only with all below it, over itself."""
+    tree = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE)
+    mount_setattr(tree, "", _EMPTY_PATH, MOUNT_ATTR_RDONLY)
+    move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(tree)
+
+
+def _mask(paths: Iterable[str]) -> Plan[None]:
+    present = [path for path in paths if os.path.exists(path)]
+    empty = -1
+    for path in present:
+        if not os.path.isdir(path):
+            yield Step(cover_by_null, (path,), "it tells about the host: reads give nothing")
+            continue
+        if empty < 0:
+            arguments = ("tmpfs", "tmpfs", ("ro", "nr_inodes=1"), MOUNT_ATTR_RDONLY)
+            empty = yield Step(new_mount, arguments, "an empty directory to cover others with")
+        yield Step(cover_by_copy, (empty, path), "it tells about the host: it looks empty")
+
+
+def cover_by_null(path: str) -> None:
+    """Cover a file by /dev/null, after a look at what the image calls /dev/null."""
+    tree = open_tree(AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    known = os.fstat(tree)
+    if not stat.S_ISCHR(known.st_mode) or known.st_rdev != os.makedev(1, 3):
+        raise Error(f"{path} cannot be masked: /dev/null of this rootfs is not the null device")
+    move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(tree)
+
+
+def cover_by_copy(descriptor: int, path: str) -> None:
+    copy = open_tree(descriptor, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH)
+    move_mount(copy, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(copy)
+
+
+def devices(linux: Linux) -> tuple[Device, ...]:
+    """The devices that every container has, and those of the spec."""
+    asked = {device.path for device in linux.devices}
+    return tuple(device for device in DEVICES if device.path not in asked) + linux.devices
+
+
+def _sets_up_dev(spec: Spec) -> bool:
+    """A /dev that is bound from the host is left as it is."""
+    return not any(
+        os.path.normpath(entry.destination) == "/dev" and {"bind", "rbind"} & {entry.type, *entry.options}
+        for entry in spec.mounts
+    )
+
+
+def _dev(spec: Spec) -> Plan[None]:
+    if not spec.linux.namespace("user"):
+        for device in devices(spec.linux):
+            yield Step(make_device, (device,), "a device of the container's own")
+    for link, target in _DEV_LINKS.items():
+        yield Step(make_link, (target, link), "programs expect this name")
+
+
+def make_device(device: Device) -> None:
+    make_target(os.path.dirname(device.path), True)
+    mode = _DEVICE_KINDS[device.type] | (0o666 if device.file_mode is None else device.file_mode & 0o7777)
+    try:
+        mknod(device.path, mode, device.major, device.minor)
+    except FileExistsError:  # another container of this rootfs has made it
+        if os.lstat(device.path).st_rdev != os.makedev(device.major, device.minor):
+            raise
+    if device.uid or device.gid:
+        os.chown(device.path, device.uid or 0, device.gid or 0, follow_symlinks=False)
+
+
+def make_link(target: str, path: str) -> None:
+    if not os.path.lexists(path):
+        make_target(os.path.dirname(path), True)
+        os.symlink(target, path)
+    elif path == "/dev/ptmx" and not os.path.islink(path):  # a node from an image would open the host's instance
+        os.unlink(path)
+        os.symlink(target, path)
+
+
+def _copy_up(tree: Tree) -> None:
+    """A tmpfs that starts as a copy of what it covers."""
+    import shutil  # costs 10 ms, and few containers ask for it; `_new_tree` has loaded it, as the host is gone here
+
+    os.fchdir(tree.descriptor)
+    shutil.copytree(tree.destination, ".", symlinks=True, dirs_exist_ok=True)
+    os.chdir("/")

@@ -1,0 +1,590 @@
+"""The life of a container: create, start, state, kill, pause, delete, and further processes in it.
+
+Stands between `init` (the child) and those who run containers. Ruled by runtime-spec runtime.md. What is known of a
+container is in ROOT/ID/state.json; what is true is asked of /proc, of the fifo and of the cgroup. The caller has one
+thread: a child goes on as a copy of it.
+"""
+
+import fcntl
+import json
+import os
+import resource
+import signal as signals
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
+
+from minicontainer import cgroups, checks, files, init, rootfs, seccomp
+from minicontainer.errors import Error
+from minicontainer.linux import procfs
+from minicontainer.linux.flags import (
+    AT_EMPTY_PATH,
+    AT_RECURSIVE,
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    CLONE_PARENT,
+    MOUNT_ATTR_IDMAP,
+    PR_SET_DUMPABLE,
+)
+from minicontainer.linux.syscalls import clone3, mount_setattr, prctl, setns
+from minicontainer.oci.runtime import IdMapping, Process, Rlimit, Seccomp, Spec, State, Status, to_json
+from minicontainer.plan import Explain, Plan, Step, run
+
+NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
+    "user": (CLONE_NEWUSER, "user"),
+    "mount": (CLONE_NEWNS, "mnt"),
+    "pid": (CLONE_NEWPID, "pid"),
+    "network": (CLONE_NEWNET, "net"),
+    "ipc": (CLONE_NEWIPC, "ipc"),
+    "uts": (CLONE_NEWUTS, "uts"),
+    "cgroup": (CLONE_NEWCGROUP, "cgroup"),
+}  # fmt: skip
+_ID_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-.")
+_STATE, _CONFIG, _FIFO, _ERROR, _FILTERS = "state.json", "config.json", "exec.fifo", "error", ".seccomp"
+
+
+class NoSuchContainer(Error):
+    exit_code = 1
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"container {container_id} does not exist; try: list")
+
+
+class WrongStatus(Error):
+    """The container is not in the status that the operation needs."""
+
+    exit_code = 1
+
+
+class Caller(NamedTuple):
+    """What the caller gives a process besides its spec."""
+
+    stdio: tuple[int, int, int] | None = None
+    console_socket: str | int | None = None
+    pid_file: str | None = None
+    preserve_fds: int = 0
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    parent_death_signal: int = 0
+    explain: Explain | None = None
+
+
+class Join(NamedTuple):
+    """A namespace to enter, or several of one process by its pidfd: setns(2)."""
+
+    descriptor: int
+    flags: int
+
+
+class Descriptors:
+    """What is open while a child is made; closed at the end, whatever happens."""
+
+    def __init__(self) -> None:
+        self._opened: set[int] = set()
+
+    def add(self, descriptor: int) -> int:
+        self._opened.add(descriptor)
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        self._opened.discard(descriptor)
+        os.close(descriptor)
+
+    def __enter__(self) -> "Descriptors":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._opened:
+            os.close(descriptor)
+
+
+# Create
+
+
+def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
+    """Make the container of `bundle`, up to the moment before its program: `start` lets it go.
+
+    `given` are the fields of Caller. The first process is a child of the caller. What is half made when something fails
+    is unmade.
+
+    Raises:
+        CommandNotFound, CommandNotExecutable: the program cannot be run.
+        Error: the spec asks for what cannot be, or the kernel refused a step.
+    """
+    caller = Caller(**given)
+    bundle = os.path.abspath(bundle)
+    text, spec = _read_spec(f"{bundle}/{_CONFIG}")
+    checks.check(spec, caller.console_socket is not None)
+    with ExitStack() as undo, Descriptors() as opened:
+        directory = _claim(root, container_id)
+        undo.callback(files.remove_tree, directory)
+        found = cgroups.hierarchies()
+        state = _new_state(spec, container_id, bundle, found)
+        _write_state(directory, state)
+        files.write(f"{directory}/{_CONFIG}", text)
+        undo.callback(_remove_cgroups, state)
+        run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
+        pid = _make_child(undo, opened, root, spec, state, caller)
+        state = state._replace(pid=pid, start_time=procfs.start_time(pid) or 0, status=Status.CREATED)
+        _write_state(directory, state)
+        if caller.pid_file:
+            files.write(caller.pid_file, str(pid).encode(), mode=0o644)
+        undo.pop_all()
+    return state
+
+
+def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, state: State, caller: Caller) -> int:
+    """The first process, waiting for `start`."""
+    tree, bound = run(rootfs.open_trees(spec, state.rootfs, state.bundle), caller.explain)
+    for descriptor in (tree.descriptor, *(one.descriptor for one in bound)):
+        opened.add(descriptor)
+    pipes, link = _pipes(opened)
+    pipes = _waiting_place(opened, pipes, f"{root}/{state.id}")
+    view = rootfs.CgroupView(
+        directories=state.cgroups,
+        version2=set(state.cgroups) == {cgroups.UNIFIED},
+        private=spec.linux.namespace("cgroup") is not None,
+    )
+    child = _child(opened, root, spec.process, spec.linux.seccomp, pipes, caller)
+    new = sum(NAMESPACES[namespace.type][0] for namespace in spec.linux.namespaces if not namespace.path)
+    child = child._replace(
+        mapped=bool(new & CLONE_NEWUSER), keyring="" if caller.no_new_keyring else f"_ses.{state.id}"
+    )
+    joins = _joins_by_path(opened, spec)
+    into = _version2_descriptor(opened, state)
+    pid = run(_clone(new & ~CLONE_NEWCGROUP, joins, into), caller.explain)
+    if pid == 0:
+        init.first(child, init.House(spec, tree, bound, view, caller.no_pivot))
+    undo.callback(_end, pid)
+    opened.close(pipes.orders)
+    opened.close(pipes.report)
+    run(_settle(pid, spec, state, child.mapped, bound, link), caller.explain)
+    said = _read_all(link.report)
+    if said != init.READY:
+        raise init.told(said)
+    _limit(pid, spec.process.rlimits)
+    return pid
+
+
+def _read_spec(path: str) -> tuple[bytes, Spec]:
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+        return text, Spec.from_json(json.loads(text))
+    except FileNotFoundError:
+        raise Error(f"{path} does not exist; try: --bundle DIRECTORY") from None
+    except ValueError as error:
+        raise Error(f"{path} is not JSON: {error}") from None
+
+
+def _claim(root: str, container_id: str) -> str:
+    """The container's directory: who makes it owns the id."""
+    if not container_id or container_id[0] == "." or not _ID_LETTERS.issuperset(container_id):
+        raise Error(
+            f"the container id {container_id!r} must be letters, digits and _+-. only, and not begin with a dot"
+        )
+    os.makedirs(root, mode=0o711, exist_ok=True)
+    try:
+        os.mkdir(f"{root}/{container_id}", 0o700)
+    except FileExistsError:
+        raise Error(f"container with id {container_id} exists already; try: delete {container_id}") from None
+    return f"{root}/{container_id}"
+
+
+def _new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarchies) -> State:
+    path = spec.linux.cgroups_path or container_id
+    groups = cgroups.resolve(found, path)
+    if cgroups.processes(groups):
+        raise Error(f"the cgroup {path} has processes already; try: another linux.cgroupsPath")
+    now = time.time()
+    return State(
+        oci_version=spec.oci_version,
+        id=container_id,
+        status=Status.CREATING,
+        bundle=bundle,
+        annotations=spec.annotations,
+        rootfs=os.path.join(bundle, spec.root.path),
+        created=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z",
+        cgroups=groups,
+        cgroup_parents=cgroups.levels(path),
+    )
+
+
+def _pipes(opened: Descriptors) -> tuple[init.Pipes, init.Pipes]:
+    """The child's ends and the creator's ends."""
+    orders, give = map(opened.add, os.pipe2(os.O_CLOEXEC))
+    read, report = map(opened.add, os.pipe2(os.O_CLOEXEC))
+    return init.Pipes(orders=orders, report=report), init.Pipes(orders=give, report=read)
+
+
+def _waiting_place(opened: Descriptors, pipes: init.Pipes, directory: str) -> init.Pipes:
+    """The fifo that the child waits at, open for both sides so that it never ends; and a file for its last words.
+
+    The lock on that file is held by the child alone once the creator has closed it, until execve or death let it go.
+    """
+    os.mkfifo(f"{directory}/{_FIFO}", 0o600)
+    fifo = opened.add(os.open(f"{directory}/{_FIFO}", os.O_RDWR | os.O_CLOEXEC))
+    errors = opened.add(os.open(f"{directory}/{_ERROR}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    fcntl.flock(errors, fcntl.LOCK_EX)
+    return pipes._replace(start=fifo, errors=errors)
+
+
+def _child(
+    opened: Descriptors, root: str, process: Process, profile: Seccomp | None, pipes: init.Pipes, caller: Caller
+) -> init.Child:
+    return init.Child(
+        process=process,
+        pipes=pipes,
+        mapped=False,
+        stdio=caller.stdio,
+        console=_console(opened, caller.console_socket),
+        preserve_fds=caller.preserve_fds,
+        parent_death_signal=caller.parent_death_signal,
+        filter=profile and init.Filter(seccomp.program(profile, f"{root}/{_FILTERS}"), seccomp.load_flags(profile)),
+        last_capability=procfs.cap_last_cap(),
+        explain=caller.explain and _explain_of_child(opened, caller.explain),
+    )
+
+
+def _explain_of_child(opened: Descriptors, explain: Explain) -> Explain:
+    """The child gets standard streams of its own: it explains itself on a copy of the caller's."""
+    copy = fcntl.fcntl(explain.descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    return Explain(descriptor=opened.add(copy), who="init")
+
+
+def _console(opened: Descriptors, console_socket: str | int | None) -> int:
+    if console_socket is None:
+        return -1
+    import socket  # 5 ms, and only for a container with a terminal
+
+    if isinstance(console_socket, int):
+        return opened.add(os.dup(console_socket))
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(console_socket)
+    return opened.add(connection.detach())
+
+
+def _joins_by_path(opened: Descriptors, spec: Spec) -> list[Join]:
+    """The user namespace last: after it, the others might be out of reach."""
+    joins = []
+    for namespace in sorted(spec.linux.namespaces, key=lambda one: one.type == "user"):
+        if namespace.path:
+            flag, _ = NAMESPACES[namespace.type]
+            joins.append(Join(opened.add(os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)), flag))
+    return joins
+
+
+def _version2_descriptor(opened: Descriptors, state: State) -> int:
+    if cgroups.UNIFIED not in state.cgroups:
+        return -1
+    return opened.add(os.open(state.cgroups[cgroups.UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _clone(new: int, joins: list[Join], into: int) -> Plan[int]:
+    if joins:
+        why = "a child in namespaces that exist: by a helper, as one is born into a pid namespace"
+        pid = yield Step(clone_joined, (tuple(joins), new, into), why)
+    else:
+        pid = yield Step(clone3, (new, into), "a child in namespaces of its own, all at once")
+    return int(pid)
+
+
+def clone_joined(joins: Iterable[Join], new: int, into: int) -> int:
+    """clone3 after setns: a helper enters the namespaces and makes the child as its sibling, by CLONE_PARENT."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    helper = clone3(0, into)
+    if helper == 0:
+        try:
+            child = _enter_and_clone(joins, new)
+        except OSError as error:
+            os.write(write, f"!{error}".encode())
+            os._exit(1)
+        if child == 0:
+            os.close(read)
+            os.close(write)
+            return 0
+        os.write(write, str(child).encode())
+        os._exit(0)
+    os.close(write)
+    said = _read_all(read).decode("utf-8", "replace")
+    os.close(read)
+    os.waitpid(helper, 0)
+    if not said.isdecimal():
+        raise Error(f"cannot enter the namespaces: {said[1:] or 'the helper died'}")
+    return int(said)
+
+
+def _enter_and_clone(joins: Iterable[Join], new: int) -> int:
+    prctl(PR_SET_DUMPABLE, 0)
+    for join in joins:
+        setns(join.descriptor, join.flags)
+        if join.flags & CLONE_NEWUSER:
+            os.setgroups(())
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+    return clone3(new | CLONE_PARENT)
+
+
+def _settle(
+    pid: int, spec: Spec, state: State, mapped: bool, bound: Iterable[rootfs.Tree], link: init.Pipes
+) -> Plan[None]:
+    """What the creator does for its child, while the child builds: map its ids, put it into its cgroup."""
+    if mapped:
+        for file, mappings in (("gid_map", spec.linux.gid_mappings), ("uid_map", spec.linux.uid_mappings)):
+            why = "ids inside are these ids outside: root in the container is nobody on the host"
+            yield Step(cgroups.write, (f"/proc/{pid}/{file}", _map(mappings)), why)
+    yield from _map_trees(pid, spec, bound)
+    if mapped:
+        yield Step(os.write, (link.orders, init.MAPPED), "the child may go on")
+    yield from _admit(pid, spec.process, state, link)
+
+
+def _admit(pid: int, process: Process, state: State, link: init.Pipes) -> Plan[None]:
+    if process.oom_score_adj is not None:
+        path = f"/proc/{pid}/oom_score_adj"
+        yield Step(cgroups.write, (path, str(process.oom_score_adj)), "who is killed first when memory runs out")
+    yield from cgroups.join(state.cgroups, pid)
+    yield Step(os.write, (link.orders, init.JOINED), "the child may go on")
+
+
+def _map(mappings: Iterable[IdMapping]) -> str:
+    return "".join(f"{one.container_id} {one.host_id} {one.size}\n" for one in mappings)
+
+
+def _map_trees(pid: int, spec: Spec, bound: Iterable[rootfs.Tree]) -> Plan[None]:
+    asked = {mount.destination for mount in spec.mounts if mount.uid_mappings}
+    trees = [tree for tree in bound if tree.destination in asked or tree.options.idmap or tree.options.ridmap]
+    if not trees:
+        return
+    if spec.linux.namespace("user") is None:
+        raise Error(f"the mount {trees[0].destination} is to be id-mapped, and there is no user namespace to map by")
+    descriptor = yield Step(os.open, (f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC), "the container's id mapping")
+    for tree in trees:
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if tree.options.ridmap else 0)
+        arguments = (tree.descriptor, "", flags, MOUNT_ATTR_IDMAP, 0, 0, descriptor)
+        yield Step(mount_setattr, arguments, f"files of {tree.destination} have the container's ids")
+    os.close(descriptor)
+
+
+def _limit(pid: int, limits: Iterable[Rlimit]) -> None:
+    """Set the limits of setrlimit(2) from outside: they must not hit what the child has still to do."""
+    for limit in limits:
+        soft, hard = (-1 if value >= 1 << 63 else value for value in (limit.soft, limit.hard))
+        try:
+            resource.prlimit(pid, getattr(resource, limit.type), (soft, hard))
+        except (OSError, ValueError) as error:
+            raise Error(f"error setting {limit.type} to {limit.soft}, {limit.hard}: {error}") from error
+
+
+def _read_all(descriptor: int) -> bytes:
+    parts = []
+    while part := os.read(descriptor, 1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signals.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+# Start, state, kill, pause
+
+
+def start(root: str, container_id: str, explain: Explain | None = None) -> None:
+    """Let the waiting process go on to its program, and wait until it has.
+
+    Raises:
+        CommandNotFound, CommandNotExecutable: the kernel refused the program.
+    """
+    current = state(root, container_id)
+    if current.status is not Status.CREATED:
+        raise WrongStatus(f"cannot start container {container_id}: it is {current.status}, not created")
+    directory = f"{root}/{container_id}"
+    with Descriptors() as opened:
+        fifo = opened.add(os.open(f"{directory}/{_FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        errors = opened.add(os.open(f"{directory}/{_ERROR}", os.O_RDONLY | os.O_CLOEXEC))
+        run(_let_go(fifo, errors), explain)
+        if said := _read_all(errors):
+            raise init.told(said)
+
+
+def _let_go(fifo: int, errors: int) -> Plan[None]:
+    yield Step(os.write, (fifo, b"\0"), "the container's first process waits for one byte")
+    yield Step(fcntl.flock, (errors, fcntl.LOCK_SH), "until execve, or its failure, drops the lock")
+
+
+def state(root: str, container_id: str) -> State:
+    """What is recorded of the container, with its status as it is now."""
+    try:
+        with open(f"{root}/{container_id}/{_STATE}", "rb") as file:
+            recorded = State.from_json(json.loads(file.read()))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoSuchContainer(container_id) from None
+    if recorded.status is Status.CREATING:
+        return recorded
+    status = _status(f"{root}/{container_id}", recorded)
+    return recorded._replace(status=status, pid=0 if status is Status.STOPPED else recorded.pid)
+
+
+def _status(directory: str, recorded: State) -> Status:
+    if procfs.start_time(recorded.pid) != recorded.start_time:
+        return Status.STOPPED
+    if cgroups.is_frozen(recorded.cgroups):
+        return Status.PAUSED
+    try:
+        os.close(os.open(f"{directory}/{_FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return Status.RUNNING  # ENXIO, nobody reads: execve has closed the other end
+    return Status.CREATED
+
+
+def containers(root: str) -> list[State]:
+    """All containers of `root`, by id."""
+    found = []
+    with suppress(FileNotFoundError):
+        for name in sorted(os.listdir(root)):
+            with suppress(NoSuchContainer):
+                found.append(state(root, name))
+    return found
+
+
+def kill(root: str, container_id: str, signal: int, all_processes: bool = False) -> None:
+    """Send a signal to the first process, or to all."""
+    current = state(root, container_id)
+    if current.status in (Status.STOPPED, Status.CREATING) and not all_processes:
+        raise WrongStatus(f"container not running: {container_id} is {current.status}")
+    if all_processes:
+        cgroups.signal_all(current.cgroups, signal)
+    else:
+        _signal(current, signal)
+    if signal == signals.SIGKILL and current.status is Status.PAUSED:
+        cgroups.freeze(current.cgroups, False)
+
+
+def _signal(current: State, signal: int) -> None:
+    """By pidfd: the pid could be another process by now, the descriptor is the one that was looked at."""
+    try:
+        descriptor = os.pidfd_open(current.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if procfs.start_time(current.pid) == current.start_time:
+            signals.pidfd_send_signal(descriptor, signal)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def pause(root: str, container_id: str) -> None:
+    current = _live(root, container_id, Status.RUNNING, Status.CREATED)
+    cgroups.freeze(current.cgroups, True)
+
+
+def resume(root: str, container_id: str) -> None:
+    current = _live(root, container_id, Status.PAUSED)
+    cgroups.freeze(current.cgroups, False)
+
+
+def _live(root: str, container_id: str, *allowed: Status) -> State:
+    current = state(root, container_id)
+    if current.status not in allowed:
+        raise WrongStatus(f"container {container_id} is {current.status}, not {' or '.join(allowed)}")
+    return current
+
+
+def oom_kills(state: State) -> int:
+    """How often the kernel killed a process of the container for its memory."""
+    return cgroups.oom_kills(state.cgroups)
+
+
+# Delete
+
+
+def delete(root: str, container_id: str, force: bool = False) -> None:
+    """Remove the container: processes, cgroup, record. With `force` also one that runs, is half made, or is gone."""
+    directory = f"{root}/{container_id}"
+    try:
+        current = state(root, container_id)
+    except NoSuchContainer:
+        if not force:
+            raise
+        if container_id and _ID_LETTERS.issuperset(container_id) and container_id[0] != ".":
+            files.remove_tree(directory)
+        return
+    if current.status in (Status.RUNNING, Status.PAUSED) and not force:
+        raise WrongStatus(f"cannot delete container {container_id} that is not stopped: {current.status}")
+    if current.pid:
+        _signal(current, signals.SIGKILL)
+    _remove_cgroups(current)
+    files.remove_tree(directory)
+
+
+def _remove_cgroups(current: State) -> None:
+    if any(map(os.path.isdir, current.cgroups.values())):
+        cgroups.signal_all(current.cgroups, signals.SIGKILL)
+        if cgroups.is_frozen(current.cgroups):
+            cgroups.freeze(current.cgroups, False)
+        cgroups.remove(current.cgroups, current.cgroup_parents)
+
+
+def _write_state(directory: str, state: State) -> None:
+    files.write(f"{directory}/{_STATE}", json.dumps(to_json(state)).encode())
+
+
+# A further process
+
+
+def execute(root: str, container_id: str, process: Process, **given: Any) -> int:
+    """Run a further process in a container: its pid. The process is a child of the caller. `given`: as for `create`.
+
+    Raises:
+        CommandNotFound, CommandNotExecutable: the program cannot be run.
+    """
+    caller = Caller(**given)
+    current = _live(root, container_id, Status.CREATED, Status.RUNNING)
+    checks.check_process(process, caller.console_socket is not None)
+    _, spec = _read_spec(f"{root}/{container_id}/{_CONFIG}")
+    with ExitStack() as undo, Descriptors() as opened:
+        pipes, link = _pipes(opened)
+        child = _child(opened, root, process, spec.linux.seccomp, pipes, caller)
+        joins = [_join_process(opened, current)]
+        pid = run(_clone(0, joins, _version2_descriptor(opened, current)), caller.explain)
+        if pid == 0:
+            init.another(child)
+        undo.callback(_end, pid)
+        opened.close(pipes.orders)
+        opened.close(pipes.report)
+        _limit(pid, process.rlimits)
+        run(_admit(pid, process, current, link), caller.explain)
+        if said := _read_all(link.report):
+            raise init.told(said)
+        if caller.pid_file:
+            files.write(caller.pid_file, str(pid).encode(), mode=0o644)
+        undo.pop_all()
+    return pid
+
+
+def _join_process(opened: Descriptors, current: State) -> Join:
+    """All namespaces of the container's first process that are not the caller's own."""
+    descriptor = opened.add(os.pidfd_open(current.pid))
+    others = 0
+    for flag, name in NAMESPACES.values():
+        if os.stat(f"/proc/{current.pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
+            others |= flag
+    return Join(descriptor, others)
+
+
+def recorded_spec(root: str, container_id: str) -> Spec:
+    """The config.json that the container was created from."""
+    state(root, container_id)
+    return _read_spec(f"{root}/{container_id}/{_CONFIG}")[1]
