@@ -12,14 +12,15 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress",
-    1: "oci/reference oci/image oci/runtime",
-    2: "registry plan store layers expansion cgroups checks seccomp rootfs logs",
-    3: "snapshots init bundle network dockerfile context",
-    4: "runtime copying stages",
+    1: "oci/reference oci/image oci/runtime archives",
+    2: "plan store layers expansion cgroups checks seccomp rootfs logs",
+    3: "snapshots registry init bundle network dockerfile context",
+    4: "runtime copying stages build_cache",
     5: "runtime_cli supervisor",
     6: "engine",
-    7: "build spawner",
-    8: "cli",
+    7: "build_steps spawner",
+    8: "build",
+    9: "cli",
 }
 MINIECS = {
     0: "errors terminal",
@@ -39,7 +40,7 @@ DOORS = {
         "minicontainer.containers", "minicontainer.engine", "minicontainer.errors", "minicontainer.spawner"
     },
     "miniecs.container_definition": {"minicontainer.containers"},
-    "miniecs.registry": {"minicontainer.store", "minicontainer.errors"},
+    "miniecs.registry": {"minicontainer.store", "minicontainer.oci.image", "minicontainer.oci.reference", "minicontainer.errors"},
 }
 # A library or module: the modules of ours that may import it.
 ONLY = {
