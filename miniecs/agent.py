@@ -98,12 +98,16 @@ class Agent:
         return identity
 
     async def run(self) -> None:
-        """Until cancelled. Tasks are taken up before the control plane is asked: they do not depend on it."""
+        """Until cancelled; tasks and people on the instance can ask, meanwhile."""
+        async with self._endpoints():
+            await self.join()
+
+    async def join(self) -> None:
+        """Be a member of the cluster until cancelled. Tasks are taken up first: they do not depend on its answer."""
         try:
-            async with self._endpoints():
-                self.tasks.resume(self.checkpoint.records())
-                await self.register()
-                await self._hold_sessions()
+            self.tasks.resume(self.checkpoint.records())
+            await self.register()
+            await self._hold_sessions()
         finally:
             for sender in self.senders.values():
                 sender.cancel()

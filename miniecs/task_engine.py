@@ -336,8 +336,8 @@ class _Runner:
         while command and self.record.container(name).known_status in (Status.CREATED, Status.RUNNING):
             await asyncio.sleep(check.interval)
             try:
-                asked = self._call("exec", id=self.record.container(name).runtime_id, command=command)
-                well = await asyncio.wait_for(asked, check.timeout) == 0
+                async with asyncio.timeout(check.timeout):
+                    well = await self._call("exec", id=self.record.container(name).runtime_id, command=command) == 0
             except (Error, OSError, TimeoutError):
                 well = False
             if well or self.tasks.clock() - began >= check.start_period:
