@@ -1,1 +1,1 @@
-"""One module per ECS resource, one function per ECS action."""
+"""The actions of the API: one module for each ECS resource, one function for each action."""

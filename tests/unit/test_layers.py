@@ -24,13 +24,13 @@ MINICONTAINER = {
 }
 MINIECS = {
     0: "errors terminal",
-    1: "model",
-    2: "wire auth placement scheduler acs",
+    1: "model query",
+    2: "wire auth placement scheduler overrides acs",
     3: "store transitions client",
-    4: "sqlite checkpoint",
+    4: "sqlite checkpoint records lifecycle",
     5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller container_instance container_definition",
-    6: "server task_engine metadata registry sessions",
-    7: "agent census",
+    6: "task_engine metadata registry sessions",
+    7: "server agent census",
     8: "cli lab",
     9: "demo",
 }

@@ -1,0 +1,324 @@
+"""Sessions: the websockets of agents: tasks go down, acknowledgments and heartbeats come up, silence means loss.
+
+Stands on `controller` and the store; `server` gives it connections whose signature is verified. What is not
+acknowledged is sent again, what was sent twice is harmless: a task is known by its ARN. Time passes in beats, not by
+the wall clock, so a server that was itself stopped does not take its agents for dead. Ruled by the agent communication
+service model of amazon-ecs-agent (ecs-agent/acs/model/api), whose frames these are.
+"""
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from miniecs import overrides, records
+from miniecs.controller import Controller
+from miniecs.model import ContainerInstance, InstanceStatus, Json, Task, TaskStatus, key_of, last
+from miniecs.store import CLUSTERS, INSTANCES, TASKS, Change, Store, Transaction
+
+log = logging.getLogger("miniecs.sessions")
+
+BEAT = 1.0  # seconds between heartbeats
+RESEND = 2.0  # seconds until a payload that is not acknowledged is sent again
+FRAME_BYTES = 4 * 1024 * 1024
+# Members of a task definition that concern the agent and are passed on as they are.
+OF_DEFINITION = ("volumes", "task_role_arn", "execution_role_arn", "pid_mode", "ipc_mode", "network_mode")
+
+
+class Sessions:
+    """All sessions of this server, and the silence of each instance that should have one."""
+
+    def __init__(
+        self, store: Store, controller: Controller, clock: Callable[[], float], instance_timeout: float
+    ) -> None:
+        self.store = store
+        self.controller = controller
+        self.clock = clock
+        self.instance_timeout = instance_timeout
+        self._sessions: dict[str, Session] = {}  # by the instance's ARN
+        self._silent: dict[str, float] = {}  # seconds since an instance was heard, of those without a session
+        self._watch = store.watch()
+
+    async def run(self) -> None:
+        """Until cancelled. Every instance that is known has a fresh grace period from now."""
+        instances = await self.store.read(lambda transaction: transaction.list(INSTANCES))
+        for instance in instances:
+            if instance.status != InstanceStatus.INACTIVE and instance.container_instance_arn not in self._sessions:
+                self._silent[instance.container_instance_arn] = 0.0
+                await self.controller.connected(instance.container_instance_arn, False)
+        await asyncio.gather(self._beats(), self._deliveries())
+
+    async def close(self) -> None:
+        await asyncio.gather(*(session.close("the server is stopping") for session in list(self._sessions.values())))
+
+    async def connect(self, request: web.Request) -> web.StreamResponse:
+        """One agent's session, from the upgrade of its connection to the end of it."""
+        socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES, autoping=True)
+        await socket.prepare(request)
+        refusal, instance = await self.store.read(lambda transaction: _look_up(transaction, request.query))
+        if instance is None:
+            log.warning("session refused reason=%s address=%s", refusal, request.remote)
+            await _send(socket, refusal, {"message": f"{refusal}: {request.query.get('containerInstanceArn', '')}"})
+            await socket.close()
+            return socket
+        session = Session(self, instance.container_instance_arn, instance.cluster_arn, socket)
+        await self._begin(session, request.remote or "")
+        try:
+            async for message in socket:
+                if message.type == WSMsgType.TEXT:
+                    await session.hear(message)
+        finally:
+            await self._end(session)
+        return socket
+
+    async def _begin(self, session: "Session", address: str) -> None:
+        older = self._sessions.get(session.arn)
+        self._sessions[session.arn] = session
+        self._silent.pop(session.arn, None)
+        if older:
+            await older.close("another session of this container instance began")
+        await self.controller.connected(session.arn, True)
+        await session.send_manifest()
+        await session.deliver()
+        log.info("session began instance=%s address=%s", session.arn, address)
+
+    async def _end(self, session: "Session") -> None:
+        if self._sessions.get(session.arn) is session:
+            del self._sessions[session.arn]
+            self._silent[session.arn] = session.silent
+            await self.controller.connected(session.arn, False)
+            log.info("session ended instance=%s", session.arn)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    async def _beats(self) -> None:
+        """Every beat: ask each agent for a sign of life, send again what waits, give up who was silent for too long."""
+        while True:
+            await asyncio.sleep(BEAT)
+            for session in list(self._sessions.values()):
+                session.silent += BEAT if session.asked else 0.0
+                if session.silent >= self.instance_timeout:
+                    log.warning("session silent instance=%s seconds=%.1f", session.arn, session.silent)
+                    del self._sessions[session.arn]
+                    self._silent[session.arn] = session.silent
+                    session.abort()
+                    await self.controller.connected(session.arn, False)
+                else:
+                    session.beat()
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        for arn, seconds in list(self._silent.items()):
+            self._silent[arn] = seconds + BEAT
+            if seconds >= self.instance_timeout:
+                del self._silent[arn]
+                await self.controller.lost(arn, seconds)
+
+    async def _deliveries(self) -> None:
+        """Give agents what changed, when it is durable."""
+        while True:
+            concerned = {_instance_of(change) for change in await self._watch.changes()}
+            for arn in concerned:
+                if arn and (session := self._sessions.get(arn)):
+                    session.wake()
+            await asyncio.sleep(0)
+
+
+class Session:
+    """One agent, as long as its connection lasts."""
+
+    def __init__(self, sessions: Sessions, arn: str, cluster_arn: str, socket: web.WebSocketResponse) -> None:
+        self.sessions = sessions
+        self.arn = arn
+        self.cluster_arn = cluster_arn
+        self.silent = 0.0  # seconds since the first heartbeat that was not answered
+        self.asked = False  # a heartbeat waits for its answer
+        self._socket = socket
+        self._given: dict[str, TaskStatus] = {}  # task ARN to the desired status that the agent has acknowledged
+        self._waiting: dict[str, tuple[float, dict[str, TaskStatus]]] = {}  # message id to its age, and its tasks
+        self._tasks: set[asyncio.Task[None]] = set()  # what runs beside the reading of the socket
+
+    def beat(self) -> None:
+        self.asked = True
+        self._spawn(self._send("HeartbeatMessage", {"messageId": _new_id(), "healthy": True}))
+        due = [message for message, (age, _) in self._waiting.items() if age >= RESEND]
+        for message in due:
+            del self._waiting[message]
+        self._waiting = {message: (age + BEAT, tasks) for message, (age, tasks) in self._waiting.items()}
+        if due:
+            self.wake()
+
+    def wake(self) -> None:
+        self._spawn(self.deliver())
+
+    async def hear(self, message: WSMessage) -> None:
+        """One frame of the agent."""
+        try:
+            frame = json.loads(message.data)
+            kind, content = frame["type"], frame.get("message") or {}
+        except (ValueError, KeyError, TypeError):
+            log.warning("frame unreadable instance=%s frame=%.80r", self.arn, message.data)
+            return
+        self.silent, self.asked = 0.0, False
+        match kind:
+            case "AckRequest":
+                self._given |= self._waiting.pop(content.get("messageId", ""), (0.0, {}))[1]
+            case "NackRequest":
+                await self._refused(content)
+            case "TaskStopVerificationMessage":
+                await self._verify(content)
+            case "HeartbeatAckRequest":
+                pass  # any frame is a sign of life
+            case _:
+                log.warning("frame unknown instance=%s type=%.40s", self.arn, kind)
+
+    async def send_manifest(self) -> None:
+        """All tasks that are believed to be on the instance; what else it holds it will ask about."""
+        tasks, number = await self.sessions.store.transact(self._believed)
+        await self._send(
+            "TaskManifestMessage",
+            {
+                **self._address(),
+                "seqNum": number,
+                "timeline": number,
+                "tasks": [{"taskArn": task.task_arn, "desiredStatus": str(task.desired_status)} for task in tasks],
+            },
+        )
+
+    async def deliver(self) -> None:
+        """Send the tasks of which the agent does not know the desired status; stops come before starts."""
+        tasks = await self.sessions.store.read(self._due)
+        if not tasks:
+            return
+        address = self._address()
+        self._waiting[address["messageId"]] = (0.0, {task["arn"]: TaskStatus(task["desiredStatus"]) for task in tasks})
+        await self._send("PayloadMessage", {**address, "seqNum": 1, "tasks": tasks})
+
+    async def close(self, reason: str) -> None:
+        await self._send("CloseMessage", {"message": reason})
+        await self._socket.close()
+
+    def abort(self) -> None:
+        """Drop the connection: there is nobody to say goodbye to."""
+        self._spawn(self._drop())
+
+    async def _drop(self) -> None:
+        await self._socket.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- what is known of the tasks ----------------------------------------------------------------------------------
+
+    def _believed(self, transaction: Transaction) -> tuple[list[Task], int]:
+        tasks = transaction.list(TASKS, last(self.cluster_arn))
+        number = transaction.next("manifest")
+        return [task for task in tasks if task.container_instance_arn == self.arn], number
+
+    def _due(self, transaction: Transaction) -> list[Json]:
+        on_the_way: dict[str, TaskStatus] = {}
+        for _, tasks in self._waiting.values():
+            on_the_way |= tasks
+        known = self._given | on_the_way
+        mine = [t for t in transaction.list(TASKS, last(self.cluster_arn)) if t.container_instance_arn == self.arn]
+        self._given = {t.task_arn: self._given[t.task_arn] for t in mine if t.task_arn in self._given}
+        due = [task for task in mine if known.get(task.task_arn) != task.desired_status]
+        due.sort(key=lambda task: (task.desired_status == TaskStatus.RUNNING, task.created_at, task.task_arn))
+        return [_payload(transaction, task) for task in due]
+
+    async def _refused(self, content: Json) -> None:
+        _, tasks = self._waiting.pop(content.get("messageId", ""), (0.0, {}))
+        reason = str(content.get("reason") or "the agent refused the task")
+        log.warning("payload refused instance=%s reason=%s", self.arn, reason)
+        self._given |= tasks
+        await self.sessions.controller.refused(list(tasks), reason)
+
+    async def _verify(self, content: Json) -> None:
+        """Of what the agent holds and did not find in the manifest: what is not to run any more."""
+        candidates = [str(one.get("taskArn", "")) for one in content.get("stopCandidates") or ()]
+        live = await self.sessions.store.read(lambda t: {one for one in candidates if t.get(TASKS, key_of(one))})
+        stops = [{"taskArn": arn, "clusterArn": self.cluster_arn} for arn in candidates if arn not in live]
+        await self._send("TaskStopVerificationAck", {**self._address(), "stopTasks": stops})
+
+    def _address(self) -> Json:
+        return {
+            "messageId": _new_id(),
+            "clusterArn": self.cluster_arn,
+            "containerInstanceArn": self.arn,
+            "generatedAt": int(self.sessions.clock() * 1000),
+        }
+
+    async def _send(self, kind: str, message: Json) -> None:
+        await _send(self._socket, kind, message)
+
+
+async def _send(socket: web.WebSocketResponse, kind: str, message: Json) -> None:
+    try:
+        await socket.send_str(json.dumps({"type": kind, "message": message}))
+    except ConnectionError:
+        log.debug("frame not sent type=%s: the connection is closed", kind)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _look_up(transaction: Transaction, query: Mapping[str, str]) -> tuple[str, ContainerInstance | None]:
+    """The instance that a session is for; without one, the type of the frame that says why not."""
+    arn = query.get("containerInstanceArn", "")
+    instance = transaction.get(INSTANCES, key_of(arn)) if arn.startswith("arn:") else None
+    cluster = transaction.get(CLUSTERS, last(query.get("clusterArn", "") or "default"))
+    if cluster is None:
+        return "InvalidClusterException", None
+    if instance is None or instance.cluster_arn != cluster.cluster_arn:
+        return "InvalidInstanceException", None
+    if instance.status == InstanceStatus.INACTIVE:
+        return "InactiveInstanceException", None
+    return "", instance
+
+
+def _instance_of(change: Change) -> str:
+    """The instance whose agent has to hear of a change; a STOPPED task needs nothing more."""
+    return change.after.container_instance_arn if change.kind == TASKS.name and change.after else ""
+
+
+def _payload(transaction: Transaction, task: Task) -> Json:
+    """A task as the agent gets it: the definition with the overrides in it."""
+    definition = records.definition_of(transaction, task.task_definition_arn)
+    assert definition is not None  # a task definition is never removed
+    arns = {container.name: container.container_arn for container in task.containers}
+    limits = {name: getattr(definition, name) for name in ("cpu", "memory") if getattr(definition, name)}
+    limits |= {name: task.overrides[name] for name in ("cpu", "memory") if task.overrides.get(name)}
+    payload = {
+        "arn": task.task_arn,
+        "clusterArn": task.cluster_arn,
+        "taskDefinitionArn": task.task_definition_arn,
+        "family": definition.family,
+        "version": str(definition.revision),
+        "desiredStatus": str(task.desired_status),
+        "cpu": task.cpu,
+        "memory": task.memory,
+        "taskLimits": limits or None,
+        "group": task.group,
+        "startedBy": task.started_by,
+        "serviceName": task.service_name,
+        "launchType": task.launch_type,
+        "stopReason": task.stopped_reason,
+        **{_camel(name): getattr(definition, name) or None for name in OF_DEFINITION},
+        "containers": [
+            {**container, "containerArn": arns[container["name"]]}
+            for container in overrides.containers(definition, task.overrides)
+        ],
+    }
+    return {name: value for name, value in payload.items() if value is not None}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
