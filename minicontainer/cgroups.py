@@ -193,7 +193,9 @@ def swap_max(limit: int | None, swap: int | None) -> str | None:
 
 def device_rules(resources: Resources) -> tuple[DeviceRule, ...]:
     """A container may use nothing, then what its rules say, then what every container may use."""
-    return (DeviceRule(allow=False), *resources.devices, *_DEFAULT_RULES)
+    asked = resources.devices
+    first = () if asked and asked[0].type == "a" else (DeviceRule(allow=False),)
+    return (*first, *asked, *_DEFAULT_RULES)
 
 
 def device_settings(rules: Iterable[DeviceRule]) -> list[Setting]:

@@ -19,6 +19,7 @@ from minicontainer.linux.flags import (
     AT_FDCWD,
     CAPABILITIES,
     CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
     CLOSE_RANGE_CLOEXEC,
     MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
@@ -185,6 +186,10 @@ def _build(child: Child, house: House) -> Plan[None]:
     kinds = {namespace.type for namespace in spec.linux.namespaces if not namespace.path}
     if "network" in kinds:
         yield Step(interface_up, ("lo",), "a new network namespace has a loopback interface that is down")
+    if child.mapped and "ipc" in kinds:
+        yield Step(
+            unshare, (CLONE_NEWIPC,), "after the ids are mapped, so that its files belong to the container's root"
+        )
     if spec.hostname:
         yield Step(sethostname, (spec.hostname,), "the uts namespace's own host name")
     if spec.domainname:

@@ -25,6 +25,7 @@ _MASKS: dict[str, dict[int, str | tuple[str, ...]]] = {
     "close_range": {2: "CLOSE_RANGE_"},
     "new_mount": {3: "MOUNT_ATTR_"},
 }  # fmt: skip
+_NAMED = {"prctl": "PR_"}  # whose first argument is one constant
 
 
 class StepFailed(Error):
@@ -41,7 +42,10 @@ class Step(NamedTuple):
     def describe(self) -> str:
         name = self.call.__name__.lstrip("_")
         masks = _MASKS.get(name, {})
-        return f"{name}({', '.join(_show(value, masks.get(place)) for place, value in enumerate(self.arguments))})"
+        shown = [_show(value, masks.get(place)) for place, value in enumerate(self.arguments)]
+        if name in _NAMED:
+            shown[0] = _constant(self.arguments[0], _NAMED[name])
+        return f"{name}({', '.join(shown)})"
 
     def execute(self) -> Any:
         return self.call(*self.arguments)
@@ -92,6 +96,10 @@ def _show(value: Any, prefixes: str | tuple[str, ...] | None) -> str:
     if value == flags.AT_FDCWD:
         return "AT_FDCWD"
     return str(value)
+
+
+def _constant(value: int, prefix: str) -> str:
+    return next((name for name, known in vars(flags).items() if name.startswith(prefix) and known == value), str(value))
 
 
 def _mask(value: int, prefixes: tuple[str, ...]) -> str:

@@ -34,6 +34,7 @@ from minicontainer.linux.flags import (
     MOUNT_ATTR_RELATIME,
     MOUNT_ATTR_STRICTATIME,
     MOVE_MOUNT_F_EMPTY_PATH,
+    MOVE_MOUNT_T_SYMLINKS,
     MS_PRIVATE,
     MS_REC,
     MS_SHARED,
@@ -263,7 +264,7 @@ def _new_tree(entry: Mount, options: MountOptions) -> Plan[Tree]:
     late = MOUNT_ATTR_RDONLY if entry.type == "tmpfs" else 0
     superblock = ("ro",) if options.set & MOUNT_ATTR_RDONLY and not late else ()
     if options.tmpcopyup:
-        import shutil  # noqa: F401  # now or never: see _copy_up
+        import shutil  # noqa: F401  # now or never: see copy_up
     arguments = (entry.type, entry.source, (*options.data, *superblock), options.set & ~late)
     descriptor = yield Step(new_mount, arguments, f"a new {entry.type} for {entry.destination}")
     yield from _propagation(descriptor, options.propagation, entry.destination)
@@ -320,7 +321,10 @@ def furnish(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
     """Put the mounts in place, make the devices and links, and close what must be closed."""
     trees = list(trees)
     for tree in trees:
-        yield Step(attach, (tree,), f"mount {tree.fstype or 'a copy of a host mount'} on {tree.destination}")
+        if tree.options.tmpcopyup:
+            yield Step(copy_up, (tree.descriptor, tree.destination), "it starts as a copy of what it covers")
+        arguments = (tree.descriptor, tree.destination, tree.directory, tree.fstype)
+        yield Step(attach, arguments, f"mount {tree.fstype or 'a copy of a host mount'} on {tree.destination}")
     if _sets_up_dev(spec):
         yield from _dev(spec)
 
@@ -340,27 +344,22 @@ def close_off(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
     yield from _mask(spec.linux.masked_paths)
 
 
-def attach(tree: Tree) -> None:
+def attach(descriptor: int, destination: str, directory: bool, fstype: str) -> None:
     """Move a detached mount to its destination, which is made if it is missing."""
-    _refuse_proc(tree)
-    make_target(tree.destination, tree.directory)
-    if tree.options.tmpcopyup:
-        _copy_up(tree)
-    flags = MOVE_MOUNT_F_EMPTY_PATH | 0x10  # MOVE_MOUNT_T_SYMLINKS: the root of this process confines them
-    move_mount(tree.descriptor, "", AT_FDCWD, tree.destination, flags)
-    os.close(tree.descriptor)
+    _refuse_proc(destination, fstype)
+    make_target(destination, directory)
+    # A last link is followed: the root of this process confines it.
+    move_mount(descriptor, "", AT_FDCWD, destination, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS)
 
 
-def _refuse_proc(tree: Tree) -> None:
+def _refuse_proc(destination: str, fstype: str) -> None:
     """/proc and /sys are where masks and security labels live: no image or volume may put something else there."""
-    destination = os.path.realpath(tree.destination)
-    if tree.fstype in ("proc", "sysfs"):
-        if destination != os.path.normpath(tree.destination):
-            raise Error(
-                f"{tree.destination} is a symbolic link in this rootfs; a {tree.fstype} is not mounted through it"
-            )
-    elif destination == "/proc" or (destination.startswith("/proc/") and destination not in _PROC_MAY_COVER):
-        raise Error(f"{tree.destination} is inside /proc, which nothing may cover; try: another destination")
+    place = os.path.realpath(destination)
+    if fstype in ("proc", "sysfs"):
+        if place != os.path.normpath(destination):
+            raise Error(f"{destination} is a symbolic link in this rootfs: {fstype} is not mounted through it")
+    elif place == "/proc" or (place.startswith("/proc/") and place not in _PROC_MAY_COVER):
+        raise Error(f"{destination} is inside /proc, which nothing may cover; try: another destination")
 
 
 def make_target(path: str, directory: bool, depth: int = 40) -> None:
@@ -461,10 +460,11 @@ def make_link(target: str, path: str) -> None:
         os.symlink(target, path)
 
 
-def _copy_up(tree: Tree) -> None:
-    """A tmpfs that starts as a copy of what it covers."""
+def copy_up(descriptor: int, destination: str) -> None:
+    """Copy what is at `destination` into a tmpfs that will cover it."""
     import shutil  # costs 10 ms, and few containers ask for it; `_new_tree` has loaded it, as the host is gone here
 
-    os.fchdir(tree.descriptor)
-    shutil.copytree(tree.destination, ".", symlinks=True, dirs_exist_ok=True)
+    os.fchdir(descriptor)
+    if os.path.isdir(destination):
+        shutil.copytree(destination, ".", symlinks=True, dirs_exist_ok=True)
     os.chdir("/")

@@ -158,7 +158,8 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     )
     joins = _joins_by_path(opened, spec)
     into = _version2_descriptor(opened, state)
-    pid = run(_clone(new & ~CLONE_NEWCGROUP, joins, into), caller.explain)
+    later = CLONE_NEWCGROUP | (CLONE_NEWIPC if child.mapped else 0)  # `init` unshares these when their time has come
+    pid = run(_clone(new & ~later, joins, into), caller.explain)
     if pid == 0:
         init.first(child, init.House(spec, tree, bound, view, caller.no_pivot))
     undo.callback(_end, pid)

@@ -6,6 +6,7 @@ seccomp_rule_add(3). Loading a compiled profile costs one read and one call; lib
 
 import errno
 import os
+import struct
 from typing import Any
 
 from minicontainer import files
@@ -74,6 +75,11 @@ ALLOWED = tuple(
 _NAMESPACES = 0x7E020000
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _AF_VSOCK = 40
+_UNKNOWN = -1  # __NR_SCMP_ERROR of seccomp.h
+_X32_BIT = 0x40000000  # __X32_SYSCALL_BIT of asm/unistd.h
+_RET_ERRNO = 0x00050000  # SECCOMP_RET_ERRNO of linux/seccomp.h
+# Classic BPF, linux/filter.h: load a word, return, and the jumps
+_LOAD, _RETURN, _JUMP_EQ, _JUMP_GT, _JUMP_GE = 0x20, 0x06, 0x15, 0x25, 0x35
 
 
 def default_profile() -> Seccomp:
@@ -143,13 +149,41 @@ def compile_profile(profile: Seccomp) -> bytes:
         action = _action(pyseccomp, rule.action, rule.errno_ret)
         for name in rule.names:
             _add(pyseccomp, filters, action, name, rule)
-    return _export(filters)
+    compiled = _export(filters)
+    if profile.default_action in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG"):
+        return compiled
+    return unknown_calls(pyseccomp, profile) + compiled
+
+
+def unknown_calls(pyseccomp: Any, profile: Seccomp) -> bytes:
+    """A prologue: a call newer than all that the profile names gets ENOSYS, so that the C library tries an older one."""
+    names = {name for rule in profile.syscalls for name in rule.names}
+    prologue = b""
+    for architecture in profile.architectures or ("SCMP_ARCH_NATIVE",):
+        token = getattr(pyseccomp.Arch, architecture.removeprefix("SCMP_ARCH_")) or pyseccomp.system_arch()
+        newest = max((pyseccomp.resolve_syscall(token, name) for name in names), default=_UNKNOWN)
+        if newest < 0 or token == pyseccomp.Arch.X32:
+            continue  # x32 has the token of x86_64 for the kernel, and its numbers begin at _X32_BIT
+        prologue += b"".join(
+            (
+                _bpf(_LOAD, 0, 0, 4),  # seccomp_data.arch
+                _bpf(_JUMP_EQ, 0, 4, token),
+                _bpf(_LOAD, 0, 0, 0),  # seccomp_data.nr
+                _bpf(_JUMP_GE, 2, 0, _X32_BIT),
+                _bpf(_JUMP_GT, 0, 1, newest),
+                _bpf(_RETURN, 0, 0, _RET_ERRNO | errno.ENOSYS),
+            )
+        )
+    return prologue
+
+
+def _bpf(code: int, when: int, otherwise: int, value: int) -> bytes:
+    """struct sock_filter"""
+    return struct.pack("<HBBI", code, when, otherwise, value)
 
 
 def _add(pyseccomp: Any, filters: Any, action: int, name: str, rule: SeccompRule) -> None:
-    try:
-        pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
-    except (ValueError, OSError):
+    if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) == _UNKNOWN:
         return  # newer than this libseccomp
     places = [argument.argument for argument in rule.args]
     # libseccomp ands the conditions of one rule, and takes one for each argument: alternatives are rules of their own.

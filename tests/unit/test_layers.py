@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress",
-    1: "oci/reference oci/image oci/runtime archives",
-    2: "plan store layers expansion cgroups checks seccomp rootfs logs",
+    1: "oci/reference oci/image oci/runtime archives credentials",
+    2: "plan distribution store layers expansion cgroups checks sealing seccomp rootfs logs",
     3: "snapshots registry init bundle network dockerfile context",
     4: "runtime copying stages build_cache",
     5: "runtime_cli supervisor",
