@@ -74,7 +74,7 @@ def _run_and_exit(function: Callable[[], list[str]], writer: int) -> NoReturn:
         answer = ["error", [str(error)]]
     except OSError as error:
         answer = ["error", [f"{error.strerror}: {os.fsdecode(error.filename or '')}".removesuffix(": ")]]
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the edge of a process: the parent raises it again
         answer = ["bug", [traceback.format_exc()]]
     os.write(writer, json.dumps(answer).encode())
     os._exit(0)
@@ -92,6 +92,13 @@ def place(taken: list[tuple[Tree, Source]], copy: Copy) -> list[str]:
         target = _target(source, destination)
         make_directories(os.path.dirname(target), owner)
         _place(tree, source, target, copy, None if copy.keep_owner and not copy.owner else owner)
+    return notices
+
+
+def make_workdir(path: str, user: str) -> list[str]:
+    """The directory of WORKDIR: if it has to be made, it is the user's."""
+    owner, notices = _owner(user)
+    make_directories(os.path.realpath(path), owner)
     return notices
 
 

@@ -37,6 +37,11 @@ def expand_words(text: str, variables: Mapping[str, str], escape: str = "\\") ->
     return words if current is None else [*words, current]
 
 
+def expand_document(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
+    """A here-document with its variables replaced: quotes are text, an escape counts before `$` and itself alone."""
+    return _Scanner(text, variables, escape).double_quoted(end="")
+
+
 def split(text: str, escape: str = "\\") -> list[str]:
     """Cut at white space outside quotes and escapes; quotes and escapes stay in the words, for `expand`."""
     mark = re.escape(escape)
@@ -67,7 +72,7 @@ class _Scanner:
             if character == "'":
                 found.append((self._until_quote(), True))
             elif character == '"':
-                found.append((self._double_quoted(), True))
+                found.append((self.double_quoted(), True))
             elif character == "$":
                 found.append((self._dollar(), False))
             elif character == self.escape:
@@ -90,20 +95,23 @@ class _Scanner:
         inside, self.at = self.text[self.at : end], end + 1
         return inside
 
-    def _double_quoted(self) -> str:
+    def double_quoted(self, end: str = '"') -> str:
+        """Up to the quote `end`, which is consumed, or up to the end of the text when it is empty."""
         found = ""
         while self.at < len(self.text):
             character = self.text[self.at]
             self.at += 1
-            if character == '"':
+            if character == end:
                 return found
             if character == "$":
                 found += self._dollar()
-            elif character == self.escape and self.text[self.at : self.at + 1] in ('"', "$", self.escape):
+            elif character == self.escape and self.text[self.at : self.at + 1] in (end or "$", "$", self.escape):
                 found += self._next()
             else:
                 found += character
-        raise ExpansionError(f"unexpected end of {self.text!r}: no matching double quote")
+        if end:
+            raise ExpansionError(f"unexpected end of {self.text!r}: no matching double quote")
+        return found
 
     def _dollar(self) -> str:
         if self.text[self.at : self.at + 1] == "{":

@@ -20,6 +20,7 @@ class Step:
         self.progress, self.number, self.label = progress, number, label
         self.began, self.cached, self.partial = time.monotonic(), False, b""
         self.kept: deque[str] = deque(maxlen=KEPT)
+        self.shown = 0  # lines so far
 
     def output(self, data: bytes) -> None:
         """What the step's command printed; whole lines are shown."""
@@ -34,6 +35,7 @@ class Step:
         text = line.decode(errors="replace").rstrip("\r")
         self.kept.append(text)
         self.progress.line(self, text)
+        self.shown += 1
 
     def __enter__(self) -> "Step":
         self.progress.begin(self)
@@ -81,20 +83,17 @@ class Terminal(Progress):
     def __init__(self, stream: TextIO, width: int = 0) -> None:
         super().__init__(stream)
         self.width = width or _width(stream)
-        self.printed = False
 
     def begin(self, step: Step) -> None:
-        self.printed = False
         self._write(f" => {step.label}"[: self.width - 1])
 
     def line(self, step: Step, text: str) -> None:
-        self._write(("" if self.printed else "\n") + f"    {text}\n")
-        self.printed = True
+        self._write(("\n" if step.shown == 0 else "") + f"    {text}\n")
 
     def end(self, step: Step, failed: bool) -> None:
         self.cached += step.cached
         how = "ERROR" if failed else "CACHED" if step.cached else f"{step.seconds():.1f}s"
-        label = "" if self.printed else f" => {step.label}"
+        label = "" if step.shown else f" => {step.label}"
         room = self.width - len(how) - 2
         self._write(f"\r\x1b[K{label[:room]:<{room}} {how}\n")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer.expansion import ExpansionError, expand, expand_words, shell_pattern, split
+from minicontainer.expansion import ExpansionError, expand, expand_document, expand_words, shell_pattern, split
 
 VARIABLES = {"set": "value", "empty": "", "path": "/usr/local/lib/x.tar.gz", "two": "a b"}
 
@@ -115,6 +115,11 @@ def test_words_are_cut_after_expansion(text: str, words: list[str]) -> None:
 )
 def test_a_line_is_cut_outside_quotes(text: str, words: list[str]) -> None:
     assert split(text) == words
+
+
+def test_a_here_document_keeps_its_quotes() -> None:
+    text = """it's "$set" ${unset:-x} \\$set \\n \\\\ ${set}\n"""
+    assert expand_document(text, VARIABLES) == "it's \"value\" x $set \\n \\ value\n"
 
 
 def test_a_pattern_becomes_a_regular_expression() -> None:

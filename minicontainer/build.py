@@ -1,0 +1,297 @@
+"""Build: a Dockerfile to an OCI image in the store; and `minicontainer build`.
+
+Above everything that it uses: `dockerfile` reads, `stages` decides, `build_steps` carries out what touches files,
+`build_cache` remembers. An image gets its name when all of it is there: a build that fails leaves no image, no
+container and no directory. Ruled by the Dockerfile reference and image-spec, config.md.
+"""
+
+import argparse
+import fcntl
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from minicontainer import dockerfile, files, stages
+from minicontainer.build_steps import Request, Steps, Work
+from minicontainer.containers import Home
+from minicontainer.dockerfile import BuildError, Dockerfile, Instruction
+from minicontainer.errors import Error
+from minicontainer.expansion import ExpansionError
+from minicontainer.oci.image import Descriptor, History, ImageConfig, Platform
+from minicontainer.oci.reference import Reference
+from minicontainer.progress import Progress, progress
+from minicontainer.stages import Refused, Stage, State
+from minicontainer.store import Store
+
+__all__ = ["BuildError", "Request", "build", "main"]
+
+
+def build(home: Home, request: Request, teller: Progress) -> Descriptor:
+    """Build the image, and give it its names.
+
+    Raises:
+        BuildError: the Dockerfile, or what it asks for, cannot be built; the text has file, line and instruction.
+    """
+    parsed = read_dockerfile(request)
+    tags = [str(Reference.parse(tag)) for tag in request.tags]
+    with ExitStack() as undo:
+        store = Store(f"{home.data}/oci")
+        undo.enter_context(store.session())
+        scope = stages.scope(parsed, request.build_args, Platform.here(), request.target)
+        scratch = undo.enter_context(_scratch_directory(home.data))
+        steps = Steps(home, store, request, scope, scratch, undo)
+        descriptor = _Builder(parsed, steps, teller).build()
+        for tag in tags or [""]:
+            store.tag(tag, descriptor)
+    return descriptor
+
+
+def read_dockerfile(request: Request) -> Dockerfile:
+    """The parsed file; it need not be in the context."""
+    if not os.path.isdir(request.context):
+        raise BuildError(f"{request.context}: the build context is not a directory")
+    path = request.dockerfile or os.path.join(request.context, "Dockerfile")
+    try:
+        if path == "-":
+            return dockerfile.parse(sys.stdin.read())
+        with open(path, encoding="utf-8") as file:
+            return dockerfile.parse(file.read(), os.path.normpath(path))
+    except FileNotFoundError:
+        raise BuildError(f"{path}: no such file; try: --file PATH") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise BuildError(f"{path}: not a Dockerfile: {error}") from None
+
+
+@contextmanager
+def _scratch_directory(data: str) -> Iterator[str]:
+    """A directory of this build's own; those of builds that were killed are removed first."""
+    parent = f"{data}/cache/build/work"
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    with ExitStack() as undo:
+        with files.lock(f"{data}/cache/build/lock"):
+            for name in os.listdir(parent):
+                _remove_dead(f"{parent}/{name}")
+            path = tempfile.mkdtemp(dir=parent)
+            undo.callback(files.remove_tree, path)
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, held)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        os.chmod(path, 0o755)  # the ids of a RUN must reach what is mounted in it; its parent is root's alone
+        yield path
+
+
+def _remove_dead(path: str) -> None:
+    held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.remove_tree(path)
+    except BlockingIOError:
+        return  # its build is alive
+    finally:
+        os.close(held)
+
+
+class _Builder:
+    """Walks the stages that are wanted, instruction by instruction."""
+
+    def __init__(self, parsed: Dockerfile, steps: Steps, teller: Progress) -> None:
+        self.parsed, self.steps, self.teller = parsed, steps, teller
+        self.request, self.scope = steps.request, steps.scope
+        self.stages = stages.stages(parsed, self.scope)
+        self.done: dict[int, Work] = {}
+
+    def build(self) -> Descriptor:
+        wanted = stages.wanted(self.parsed, self.stages, self.request.target)
+        self._say_what_is_not_used()
+        final = [wanted[-1].number]  # the stages whose layers are in the image
+        while (base := self.stages[final[-1]].base) is not None:
+            final.append(base)
+        for stage in wanted:
+            self.done[stage.number] = self._stage(stage, keep_blobs=stage.number in final)
+        self.steps.digests.save()
+        return self._export(self.done[wanted[-1].number])
+
+    def _say_what_is_not_used(self) -> None:
+        for name, value in self.parsed.directives:
+            if name != "escape":
+                self.teller.say(f"{self.parsed.name}: directive {name}={value} is read and not followed")
+        declared = {
+            word.partition("=")[0]
+            for instruction in self.parsed.instructions
+            if instruction.keyword == "ARG"
+            for word in instruction.arguments
+        }
+        known = declared | stages.PROXIES | {"SOURCE_DATE_EPOCH"}
+        for name in sorted(set(self.request.build_args) - known):
+            self.teller.say(f"{self.parsed.name}: --build-arg {name}: no ARG {name} asks for it")
+
+    def _stage(self, stage: Stage, keep_blobs: bool) -> Work:
+        begin = stage.begin
+        with self._naming(begin), self.teller.step(f"[{stage.label}] {begin.text}") as step:
+            work = self._begin(stage)
+            step.cached = stage.base is not None
+            triggers = [self._trigger(begin, text) for text in work.on_build]
+        work = work._replace(state=work.state._replace(cmd_is_ours=False), on_build=())
+        instructions = [*triggers, *stage.instructions]
+        count = sum(not stages.is_metadata(instruction) for instruction in instructions)
+        number = 0
+        for instruction in instructions:
+            with self._naming(instruction):
+                if stages.is_metadata(instruction):
+                    work = self._metadata(instruction, work)
+                    continue
+                number += 1
+                with self.teller.step(f"[{stage.label} {number}/{count}] {_summary(instruction)}") as step:
+                    earlier = self._earlier(stage)
+                    work = self.steps.carry_out(instruction, work, step, keep_blobs, earlier)
+        return work
+
+    def _begin(self, stage: Stage) -> Work:
+        if stage.base is not None:
+            base = self.done[stage.base]
+            return base._replace(
+                on_build=base.state.config.on_build,
+                state=base.state._replace(config=base.state.config._replace(on_build=())),
+            )
+        context = self.request.contexts.get(stage.image, "")
+        if context and not context.startswith("docker-image://"):
+            raise Refused(f"the build context {stage.image} is a directory: only COPY --from can use it")
+        if stage.image == "scratch":
+            return Work(state=State(config=stages.SCRATCH))
+        return self.steps.image(context or stage.image)
+
+    def _trigger(self, begin: Instruction, text: str) -> Instruction:
+        """An ONBUILD of the base image: it is carried out as if it stood in the line of FROM."""
+        [_, instruction] = dockerfile.parse(f"FROM scratch\n{text}", "ONBUILD").instructions
+        return instruction._replace(line=begin.line)
+
+    def _metadata(self, instruction: Instruction, work: Work) -> Work:
+        state = stages.apply(instruction, work.state, self.scope)
+        entry = History(created=work.created, created_by=instruction.text, comment="minicontainer", empty_layer=True)
+        return work._replace(state=state, history=(*work.history, entry))
+
+    def _earlier(self, stage: Stage) -> Callable[[str], Work | None]:
+        def find(name: str) -> Work | None:
+            other = stages.find(self.stages, name, stage.number)
+            if other is None:
+                return None
+            if other.number not in self.done:  # only a trigger of the base image names a stage that nobody foresaw
+                self.done[other.number] = self._stage(other, keep_blobs=False)
+            return self.done[other.number]
+
+        return find
+
+    @contextmanager
+    def _naming(self, instruction: Instruction) -> Iterator[None]:
+        """What goes wrong inside is told with the file, the line and the instruction."""
+        try:
+            yield
+        except BuildError:
+            raise
+        except (Refused, ExpansionError, Error) as error:
+            raise stages.refuse(self.parsed, instruction, error) from error
+        except OSError as error:
+            said = f"{error.strerror}: {os.fsdecode(error.filename)}" if error.filename else error.strerror
+            raise stages.refuse(self.parsed, instruction, said) from error
+
+    def _export(self, work: Work) -> Descriptor:
+        blobs = [self.steps.cache.blob(layer) for layer in work.layers]
+        platform = self.steps.platform
+        config = ImageConfig(
+            architecture=platform.architecture,
+            os=platform.os,
+            variant=platform.variant,
+            created=work.created or self.steps.now(),
+            author=work.state.author,
+            config=work.state.config._replace(labels={**work.state.config.labels, **self.request.labels}),
+            diff_ids=work.diff_ids,
+            history=work.history,
+        )
+        return self.steps.store.put_image(blobs, config)
+
+
+def _summary(instruction: Instruction) -> str:
+    """The instruction as written, on one line; of a here-document its first line."""
+    text = " ".join(instruction.text.split())
+    if not instruction.heredocs:
+        return text
+    first = instruction.heredocs[0].content.strip().partition("\n")[0]
+    return f"{text} ({first[:60]}...)"
+
+
+# --- minicontainer build ---------------------------------------------------------------------------------------------
+
+
+def main(home: Home, argv: Sequence[str]) -> int:
+    """`minicontainer build [OPTIONS] CONTEXT`: docker's flags for what exists."""
+    arguments = _parser().parse_args(argv)
+    request = Request(
+        context=arguments.context,
+        dockerfile=arguments.file,
+        tags=tuple(arguments.tag),
+        build_args=dict(pair for text in arguments.build_arg if (pair := _from_environment(text))),
+        target=arguments.target,
+        labels=dict(_pair(text) for text in arguments.label),
+        contexts=dict(_pair(text) for text in arguments.build_context),
+        network={"default": "bridge"}.get(arguments.network, arguments.network),
+        no_cache=arguments.no_cache,
+        pull=arguments.pull,
+    )
+    mode = "quiet" if arguments.quiet else arguments.progress
+    teller = progress(mode, sys.stderr)
+    descriptor = build(home, request, teller)
+    image_id = Store(f"{home.data}/oci").manifest(descriptor).config.digest
+    if arguments.iidfile:
+        files.write(arguments.iidfile, image_id.encode(), mode=0o644)
+    if arguments.quiet:
+        print(image_id)
+    else:
+        names = " ".join(Reference.parse(tag).familiar() for tag in request.tags) or "(no name; give one with --tag)"
+        teller.say(f"built {image_id[:19]} {names}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minicontainer build", description="Build an image from a Dockerfile.", allow_abbrev=False
+    )
+    parser.add_argument("context", metavar="CONTEXT", help="the directory that COPY takes from")
+
+    def several(*names: str, metavar: str, told: str) -> None:
+        parser.add_argument(*names, action="append", default=[], metavar=metavar, help=told)
+
+    several("-t", "--tag", metavar="NAME[:TAG]", told="name the image; may be repeated")
+    parser.add_argument(
+        "-f", "--file", default="", metavar="PATH", help="the Dockerfile (CONTEXT/Dockerfile); - is stdin"
+    )
+    several("--build-arg", metavar="NAME[=VALUE]", told="a value for an ARG; alone: the environment's")
+    several("--build-context", metavar="NAME=DIR", told="a further context, for COPY --from=NAME")
+    parser.add_argument("--iidfile", default="", metavar="PATH", help="write the image's id to this file")
+    several("--label", metavar="NAME=VALUE", told="add a label to the image")
+    parser.add_argument(
+        "--network", default="bridge", choices=("bridge", "default", "none", "host"), help="of each RUN"
+    )
+    parser.add_argument("--no-cache", action="store_true", help="carry out every step again")
+    parser.add_argument(
+        "--progress", default="auto", choices=("auto", "plain", "tty", "quiet"), help="how to show the steps"
+    )
+    parser.add_argument("--pull", action="store_true", help="pull base images even when they are here")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but the image's id")
+    parser.add_argument("--target", default="", metavar="STAGE", help="build this stage, not the last one")
+    return parser
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise BuildError(f"{text}: write NAME=VALUE")
+    return name, value
+
+
+def _from_environment(text: str) -> tuple[str, str] | None:
+    """`NAME=VALUE`, or `NAME` with the value that the caller's environment has; nothing when it has none."""
+    if "=" in text:
+        return _pair(text)
+    return (text, os.environ[text]) if text in os.environ else None
