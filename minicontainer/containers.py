@@ -117,6 +117,7 @@ class Network(NamedTuple):
     gateway: str = ""
     mac: str = ""
     interface: str = ""
+    namespace: int = 0  # the inode of the network namespace that the bridge is in: namespaces(7)
 
 
 class Container(NamedTuple):
@@ -146,6 +147,8 @@ class Container(NamedTuple):
     cgroups: Mapping[str, str] = {}
     bundle: str = ""
     lowers: tuple[str, ...] = ()
+    upper: str = ""
+    work: str = ""
     id_base: int = 0
 
     @property
@@ -227,6 +230,16 @@ def alive(container: Container) -> bool:
     """Whether the supervisor that the record names still runs: a pid alone may be another process by now."""
     pid, began = container.supervisor_pid, container.supervisor_start_time
     return bool(pid) and procfs.start_time(pid) == began
+
+
+def remove(place: Home, container: Container) -> None:
+    """Remove all files of a container: out of sight by one rename, so that a half-removed one is never seen."""
+    gone = f"{place.data}/removed/{container.id}"
+    os.makedirs(f"{place.data}/removed", mode=0o700, exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.rename(place.container(container.id), gone)
+    release(place, container)
+    files.remove_tree(gone)
 
 
 # --- claims: a symbolic link is made or it is not, so that of two who want a thing one gets it ------------------------------

@@ -165,13 +165,18 @@ def attach(pid: int, bindings: Sequence[Binding] = ()) -> Network:
         except BaseException:
             _delete_link(link, network.interface)
             raise
-    return network
+    return network._replace(namespace=namespace())
+
+
+def namespace() -> int:
+    """Which network namespace this process is in."""
+    return os.stat("/proc/self/ns/net").st_ino
 
 
 def release(network: Network, ports: Sequence[Port]) -> None:
     """Take the interface and the elements away, and with the last container the bridge and the table. Can be called twice."""
-    if not network.address:
-        return
+    if not network.address or network.namespace != namespace():
+        return  # nothing was attached, or elsewhere
     with _locked(), _netlink() as link:
         _delete_link(link, network.interface)
         _forget(element for element in _elements() if element.address == network.address)
@@ -192,7 +197,9 @@ def repair() -> None:
 def loopback_up(pid: int) -> None:
     """Bring `lo` up in the process's network namespace; needs no netlink: netdevice(7)."""
     with _namespace_of(pid), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = bytearray(b"lo".ljust(16, b"\0") + (0x1 | 0x40).to_bytes(2, "little") + bytes(22))  # IFF_UP, IFF_RUNNING
+        request = bytearray(
+            b"lo".ljust(16, b"\0") + (0x1 | 0x40).to_bytes(2, "little") + bytes(22)
+        )  # IFF_UP, IFF_RUNNING
         fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
 
 
@@ -202,7 +209,9 @@ def add_address(address: str, interface: str = "lo") -> None:
     with _netlink() as link:
         index = _index(interface)
         link.link("set", index=index, state="up")
-        _tolerate(errno.EEXIST, link.addr, "add", index=index, address=str(parsed.ip), prefixlen=parsed.network.prefixlen)
+        _tolerate(
+            errno.EEXIST, link.addr, "add", index=index, address=str(parsed.ip), prefixlen=parsed.network.prefixlen
+        )
 
 
 @contextmanager
@@ -267,7 +276,9 @@ def _bridge(link: Any) -> ipaddress.IPv4Interface:
 
 
 def _address_of(link: Any, index: int) -> ipaddress.IPv4Interface:
-    [address] = [dict(item["attrs"]) | {"prefix": item["prefixlen"]} for item in link.get_addr(index=index, family=2)][:1]
+    [address] = [dict(item["attrs"]) | {"prefix": item["prefixlen"]} for item in link.get_addr(index=index, family=2)][
+        :1
+    ]
     return ipaddress.IPv4Interface(f"{address['IFA_LOCAL']}/{address['prefix']}")
 
 

@@ -11,15 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
-    0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress",
-    1: "oci/reference oci/image oci/runtime archives credentials",
+    0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress arguments",
+    1: "oci/reference oci/image oci/runtime archives credentials containers",
     2: "plan distribution store layers expansion cgroups checks sealing seccomp rootfs logs",
-    3: "snapshots registry init bundle network dockerfile context",
-    4: "runtime copying stages build_cache",
+    3: "snapshots registry init bundle network dockerfile context run_options",
+    4: "runtime copying stages build_cache images reports",
     5: "runtime_cli supervisor",
     6: "engine",
-    7: "build_steps spawner",
-    8: "build",
+    7: "build_steps spawner foreground",
+    8: "build container_commands image_commands",
     9: "cli",
 }
 MINIECS = {

@@ -1,0 +1,200 @@
+"""The command line for people: a table of commands; the chosen one's module alone is imported.
+
+Above everything. Ruled by docker's command line: its names, its exit codes (125 our own error, 126 and 127 a command that
+cannot be executed or found, 128 + n a signal), ids and results on stdout, progress and errors on stderr.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from minicontainer.arguments import (
+    LIST,
+    TEXT,
+    Command,
+    Flag,
+    UsageError,
+    choose,
+    help_of,
+    overview,
+    parse,
+)
+from minicontainer.containers import home
+from minicontainer.errors import TOOL_FAILED, Error, NotRoot
+from minicontainer.run_options import FLAGS as RUN_FLAGS
+
+PROGRAM = "minicontainer"
+VERSION = "0.1.0"
+ABOUT = "Build images and run containers: docker's words, no daemon, a user namespace for every container."
+INTERRUPTED = 130
+
+ROOT = Flag(("--root",), "where everything is kept (or $MINICONTAINER_ROOT)", TEXT, "DIR")
+HELP = Flag(("-h", "--help"), "say this")
+FORMAT = Flag(("--format",), "json: one object a line, for programs", TEXT, "json")
+QUIET = Flag(("-q", "--quiet"), "ids alone")
+FORCE = Flag(("-f", "--force"), "also what is running or in use")
+PLAIN = Flag(("--plain-http",), "the registry speaks no TLS (a loopback registry never does)")
+CREDENTIALS = (
+    Flag(("-u", "--username"), "the user's name", TEXT, "NAME"),
+    Flag(("-p", "--password"), "the password; better by --password-stdin", TEXT, "TEXT"),
+    Flag(("--password-stdin",), "read the password from stdin"),
+)
+EXPLAIN = (
+    Flag(("--explain",), "print each step towards the kernel, and why, as it happens"),
+    Flag(("--step",), "the same, and wait for Enter before each step"),
+)
+
+
+class Entry(NamedTuple):
+    """A command, and the function that does it: module and name, imported when it is chosen."""
+
+    command: Command
+    module: str
+    function: str
+    needs_root: bool = True
+
+
+def _container(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
+    return Entry(Command(name, text, words, least, most, **more), "container_commands", name)
+
+
+def _image(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
+    return Entry(Command(name, text, words, least, most, **more), "image_commands", name)
+
+
+TABLE = (
+    _container("run", "create a container of an image and start it", "IMAGE [COMMAND [ARGUMENT...]]", 1, None, rest=True,
+               flags=(Flag(("-d", "--detach"), "in the background: print its id"), *RUN_FLAGS, *EXPLAIN)),
+    _container("create", "create a container", "IMAGE [COMMAND [ARGUMENT...]]", 1, None, rest=True, flags=RUN_FLAGS),
+    _container("start", "start containers", "CONTAINER...", 1, None,
+               flags=(Flag(("-a", "--attach"), "in the foreground"), *EXPLAIN)),
+    _container("ps", "list containers", flags=(
+        Flag(("-a", "--all"), "also those that do not run"), QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"),
+        Flag(("-f", "--filter"), "name=, id=, status=, ancestor=, label=KEY[=VALUE]", LIST, "KEY=VALUE"))),
+    _container("logs", "what a container wrote", "CONTAINER", 1, 1, flags=(
+        Flag(("-f", "--follow"), "on and on, until it ends"), Flag(("-n", "--tail"), "the last lines", TEXT, "NUMBER"),
+        Flag(("--since",), "from a time on, or 10m ago", TEXT, "TIME"), Flag(("-t", "--timestamps"), "with times"))),
+    _container("exec", "run a further process in a container", "CONTAINER COMMAND [ARGUMENT...]", 2, None, rest=True, flags=(
+        Flag(("-d", "--detach"), "in the background"), Flag(("-i", "--interactive"), "keep stdin open"),
+        Flag(("-t", "--tty"), "give it a terminal"), Flag(("-e", "--env"), "set a variable", LIST, "NAME[=VALUE]"),
+        Flag(("-w", "--workdir"), "the directory to start in", TEXT, "DIR"),
+        Flag(("-u", "--user"), "who to run as", TEXT, "USER[:GROUP]"))),
+    _container("stop", "ask containers to end, then kill them", "CONTAINER...", 1, None,
+               flags=(Flag(("-t", "--time"), "seconds to wait", TEXT, "SECONDS"),)),
+    _container("kill", "send a signal", "CONTAINER...", 1, None,
+               flags=(Flag(("-s", "--signal"), "KILL by default", TEXT, "SIGNAL"),)),
+    _container("restart", "stop containers and start them", "CONTAINER...", 1, None,
+               flags=(Flag(("-t", "--time"), "seconds to wait", TEXT, "SECONDS"),)),
+    _container("rm", "remove containers", "CONTAINER...", 1, None, flags=(FORCE,)),
+    _container("wait", "wait for containers to end, and print their exit status", "CONTAINER...", 1, None),
+    _container("inspect", "all that is known of containers or images, as JSON", "NAME...", 1, None),
+    _container("port", "the published ports of a container", "CONTAINER", 1, 1),
+    _container("stats", "what containers use", "[CONTAINER...]", 0, None,
+               flags=(Flag(("--no-stream",), "once (always)"), FORMAT)),
+    _container("prune", "remove containers that have ended, and content that nobody needs"),
+    _image("images", "list images", "[NAME]", 0, 1, flags=(QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"))),
+    _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),
+    _image("tag", "give an image a further name", "SOURCE NAME", 2, 2),
+    Entry(Command("build", "build an image", "CONTEXT", 0, None, rest=True), "build", "main"),
+    _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(PLAIN, Flag(("-q", "--quiet"), "no progress"))),
+    _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, Flag(("-q", "--quiet"), "no progress"))),
+    _image("login", "remember the credentials of a registry", "REGISTRY", 1, 1, flags=(*CREDENTIALS, PLAIN)),
+    _image("logout", "forget the credentials of a registry", "REGISTRY", 1, 1),
+    _image("load", "read images from an archive (docker's or OCI's)", flags=(
+        Flag(("-i", "--input"), "from a file instead of stdin", TEXT, "FILE"), Flag(("-q", "--quiet"), "no progress"))),
+    _image("save", "write images to an archive", "IMAGE...", 1, None, flags=(
+        Flag(("-o", "--output"), "to a file instead of stdout", TEXT, "FILE"),
+        Flag(("--format",), "docker-archive or oci-archive", TEXT, "FORMAT"))),
+    Entry(Command("version", "the version"), "cli", "version", needs_root=False),
+)  # fmt: skip
+COMMANDS = {entry.command.name: entry for entry in TABLE}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The process's edge: an error of the user or the kernel is one line, and a bug keeps its traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return dispatch(words)
+    except Error as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own flush does not fail too
+        return INTERRUPTED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{PROGRAM}: {where}{error.strerror or error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()) if os.environ.get("MINICONTAINER_DEBUG") else ():
+            print(note, file=sys.stderr)
+        return TOOL_FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def dispatch(words: list[str]) -> int:
+    """Read what stands before the command, then let the command read the rest."""
+    whole = parse("", Command(PROGRAM, ABOUT, flags=(ROOT, HELP, Flag(("-v", "--version"), "the version")),
+                              rest=True, most=None), words)  # fmt: skip
+    if whole.version:
+        return version()
+    if whole.help or not whole.words or whole.words == ("help",):
+        shown = overview(PROGRAM, ABOUT, [entry.command for entry in TABLE], (ROOT, HELP))
+        print(shown, end="", file=sys.stdout if whole.words or whole.help else sys.stderr)
+        return 0 if whole.words or whole.help else TOOL_FAILED
+    name, *rest = whole.words
+    if name == "help":
+        name, rest = rest[0], ["--help"]
+    choose(PROGRAM, {known: entry.command for known, entry in COMMANDS.items()}, name)
+    entry = COMMANDS[name]
+    if name == "build":
+        return _build(whole.root, rest)
+    command = entry.command._replace(flags=(*entry.command.flags, HELP if not _has_h(entry.command) else LONG_HELP))
+    if _wants_help(rest, command):
+        print(help_of(PROGRAM, command), end="")
+        return 0
+    parsed = parse(PROGRAM, command, rest)
+    if entry.needs_root and os.geteuid() != 0:
+        raise NotRoot(f"{PROGRAM} {name}")
+    if entry.module == "cli":
+        return version()
+    import importlib
+
+    module = importlib.import_module(f"minicontainer.{entry.module}")
+    function = getattr(module, entry.function, None) or getattr(module, f"{entry.function}_")
+    return int(function(home(whole.root), parsed))
+
+
+LONG_HELP = Flag(("--help",), "say this")
+
+
+def _has_h(command: Command) -> bool:
+    return any("-h" in flag.names for flag in command.flags)
+
+
+def _wants_help(rest: Sequence[str], command: Command) -> bool:
+    """--help among the command's own flags, not among the words of what is to run."""
+    if not command.rest:
+        return "--help" in rest or "-h" in rest
+    try:
+        return bool(parse(PROGRAM, command._replace(least=0), rest).help)
+    except UsageError:
+        return False
+
+
+def _build(root: str | None, rest: list[str]) -> int:
+    """`build` reads its own flags."""
+    from minicontainer import build
+
+    if os.geteuid() != 0 and not {"-h", "--help"} & set(rest):
+        raise NotRoot(f"{PROGRAM} build")
+    return build.main(home(root), rest)
+
+
+def version(*_: object) -> int:
+    print(f"{PROGRAM} {VERSION}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

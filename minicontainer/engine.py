@@ -1,0 +1,505 @@
+"""Engine: images and containers for those who use them. The public API of minicontainer.
+
+Stands above everything but builds and command lines; miniecs' task engine and people's `cli` are its callers. Each function
+takes a `Home` and values, and gives values. The caller has one thread, since containers are forked from it.
+"""
+# ruff: noqa: A002  # a container's id is called `id` here as in every document
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from minicontainer import bundle, cgroups, containers, files, logs, network, runtime, snapshots, supervisor
+from minicontainer import images as image_functions
+from minicontainer.containers import (
+    CREATED,
+    EXITED,
+    RUNNING,
+    Container,
+    Home,
+    Options,
+    Port,
+    Volume,
+    home,
+)
+from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
+from minicontainer.images import image, images, open_store, pull, push, tag
+from minicontainer.linux import procfs
+from minicontainer.oci.image import ContainerConfig
+from minicontainer.oci.runtime import Process
+from minicontainer.plan import Explain
+from minicontainer.supervisor import Started, Streams
+
+__all__ = [
+    "CREATED", "EXITED", "RUNNING", "Container", "Home", "Layers", "Options", "Port", "Started", "Streams", "Volume",
+    "home", "image", "images", "pull", "push", "tag",
+]  # fmt: skip
+UNHANDLED_GRACE = 0.5  # seconds that a first process has to begin handling a stop signal which it would not feel
+KILLED = 128 + signal.SIGKILL
+
+
+class Layers(NamedTuple):
+    """A root file system that is no image's: a build's layers so far, and where its changes go."""
+
+    lowers: tuple[str, ...]
+    upper: str
+    work: str
+    image: ContainerConfig = ContainerConfig()
+
+
+# --- a container's life ------------------------------------------------------------------------------------------------
+
+
+def create(home: Home, options: Options, layers: Layers | None = None) -> Container:
+    """Make a container of an image, which is pulled if it is absent; nothing of the kernel is touched yet.
+
+    Raises:
+        Error: the options contradict themselves, the image cannot be had, the name is taken.
+    """
+    bundle.check(options)
+    containers.prepare(home)
+    config_digest, config, lowers = _image_of(home, options, layers)
+    words = bundle.command(options, config)
+    container_id = os.urandom(32).hex()
+    place = home.container(container_id)
+    with files.lock(f"{home.data}/containers.lock", shared=True):  # `repair` takes it alone: a half-made one is ours
+        os.mkdir(place, 0o700)
+        container = Container(
+            id=container_id,
+            name=options.name or container_id[:12],
+            image=options.image,
+            image_id=config_digest,
+            options=options,
+            created=time.time(),
+            command=words,
+            stop_signal=options.stop_signal or config.stop_signal or "SIGTERM",
+            bundle=place,
+            lowers=lowers,
+            upper=layers.upper if layers else f"{place}/upper",
+            work=layers.work if layers else f"{place}/work",
+        )
+        try:
+            signal_number(container.stop_signal)
+            containers.claim_name(home, container.name, container_id)
+            container = container._replace(id_base=containers.claim_ids(home, container_id))
+            for directory in ("rootfs",) if layers else ("rootfs", "upper", "work"):
+                os.mkdir(f"{place}/{directory}", 0o755)
+            files.write(f"{place}/image.json", json.dumps(config.to_json()).encode())
+            return containers.write(home, container, was=CREATED)
+        except BaseException:
+            containers.remove(home, container)
+            raise
+
+
+def _image_of(home: Home, options: Options, layers: Layers | None) -> tuple[str, ContainerConfig, tuple[str, ...]]:
+    if layers:
+        return "", layers.image, layers.lowers
+    store = open_store(home)
+    with store.session():
+        try:
+            descriptor = store.resolve(options.image)
+        except ImageNotFound:
+            descriptor = pull(home, options.image)
+        manifest = store.manifest(descriptor)
+        config = store.config(manifest)
+        return manifest.config.digest, config.config, snapshots.unpack(home.data, store, manifest, config)
+
+
+def start(home: Home, id: str, *, streams: Streams = Streams(), explain: Explain | None = None) -> Container:
+    """Start a container in the background.
+
+    Raises:
+        CommandNotFound, CommandNotExecutable, Error, OSError: it does not run; nothing of the try is left.
+    """
+    started = start_attached(home, id, streams=streams, explain=explain)
+    if started.terminal is not None:
+        os.close(started.terminal)
+    started.channel.close()
+    return started.container
+
+
+def start_attached(home: Home, id: str, *, streams: Streams = Streams(), explain: Explain | None = None) -> Started:
+    """Start a container and keep its supervisor's channel: `supervisor.exit_code` reads the end from it."""
+    container = inspect(home, id)
+    with files.lock(f"{container.bundle}/start.lock"):
+        container = inspect(home, container.id)
+        if container.status == RUNNING or containers.alive(container):
+            raise Error(f"container {container.name} is running already")
+        for name in ("stopping", "exit"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{container.bundle}/{name}")
+        files.write(f"{container.bundle}/exit", b"")
+        return supervisor.launch(home, container, streams, explain)
+
+
+def run(
+    home: Home,
+    options: Options,
+    *,
+    layers: Layers | None = None,
+    output: Callable[[bytes], None] | None = None,
+    explain: Explain | None = None,
+) -> int:
+    """Create, start, wait and remove: the exit status; `output` gets what the container prints."""
+    container = create(home, options._replace(remove=True), layers)
+    reader, writer = os.pipe()
+    try:
+        started = start_attached(home, container.id, streams=Streams(stdout=writer, stderr=writer), explain=explain)
+    except BaseException:
+        with suppress(ContainerNotFound):
+            remove(home, container.id, force=True)
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    with open(reader, "rb", buffering=0) as pipe, started.channel:
+        try:
+            while data := pipe.read(1 << 16):
+                if output is not None:
+                    output(data)
+            return _ended(started)
+        except BaseException:
+            with suppress(ContainerNotFound):
+                remove(home, container.id, force=True)
+            raise
+
+
+def _ended(started: Started) -> int:
+    code = supervisor.exit_code(started.channel)
+    while supervisor.exit_code(started.channel) is not None:
+        continue  # until the supervisor is gone, and with it all that it held
+    return KILLED if code is None else code
+
+
+def wait(home: Home, id: str) -> int:
+    """The exit status, once the container has ended; at once if it has."""
+    container = inspect(home, id)
+    with open(f"{container.bundle}/exit", "rb") if container.supervisor_pid else open(os.devnull, "rb") as said:
+        if container.status != EXITED or containers.alive(container):
+            _wait_for_end(container, None)
+            lines = said.read().split()  # the file may be removed meanwhile, and is still ours to read
+            if lines:
+                return int(lines[-1])
+            container = inspect(home, container.id)
+    return container.exit_code
+
+
+def _wait_for_end(container: Container, timeout: float | None) -> bool:
+    """Wait until the container's supervisor has ended; whether it has."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if container.status == CREATED:
+        return False
+    try:
+        descriptor = os.pidfd_open(container.supervisor_pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if not containers.alive(container):  # after the descriptor is open, so that it is of the right process
+            return True
+        remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(remaining))
+    finally:
+        os.close(descriptor)
+
+
+def stop(home: Home, id: str, timeout: float | None = None) -> None:
+    """Send the stop signal, and SIGKILL to what still runs after `timeout` seconds; twice is no error.
+
+    A first process without a handler does not feel a signal (pid_namespaces(7)): it is killed without the wait.
+    """
+    container = inspect(home, id)
+    if not containers.alive(container):
+        return
+    _mark_stopping(container)
+    limit = container.options.stop_timeout if timeout is None else timeout
+    number = signal_number(container.stop_signal)
+    with suppress(runtime.WrongStatus, runtime.NoSuchContainer):
+        runtime.kill(home.runtime, container.id, number)
+    deadline = time.monotonic() + limit
+    unfelt_since: float | None = None
+    while time.monotonic() < deadline:
+        if _wait_for_end(container, 0.02):
+            return
+        if handles(container.pid, number):
+            unfelt_since = None
+        elif unfelt_since is None:
+            unfelt_since = time.monotonic()
+        elif time.monotonic() - unfelt_since > UNHANDLED_GRACE:
+            break
+    _kill_and_wait(home, container)
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether the process catches the signal, or blocks it to take it by sigwait(3) or signalfd(2)."""
+    try:
+        fields = procfs.status(pid)
+        return any(int(fields[name], 16) >> (number - 1) & 1 for name in ("SigCgt", "SigBlk"))
+    except (OSError, KeyError):  # it is gone: then there is nothing to wait for but its supervisor
+        return True
+
+
+def _mark_stopping(container: Container) -> None:
+    """What the supervisor looks for before it restarts."""
+    with suppress(FileNotFoundError):
+        files.write(f"{container.bundle}/stopping", b"")
+
+
+def _kill_and_wait(home: Home, container: Container) -> None:
+    with suppress(runtime.WrongStatus, runtime.NoSuchContainer):
+        runtime.kill(home.runtime, container.id, signal.SIGKILL)
+    if not _wait_for_end(container, 10):
+        raise Error(f"container {container.name} does not end after SIGKILL; its process may hang in the kernel")
+
+
+def kill(home: Home, id: str, signal: int | str = "SIGKILL") -> None:
+    """Send a signal to the first process."""
+    container = inspect(home, id)
+    if container.status != RUNNING:
+        raise Error(f"container {container.name} is not running; try: minicontainer start {container.name}")
+    runtime.kill(home.runtime, container.id, signal_number(signal))
+
+
+def remove(home: Home, id: str, force: bool = False) -> None:
+    """Remove a container that has ended; with `force` also one that runs.
+
+    Raises:
+        Error: it runs.
+    """
+    container = inspect(home, id)
+    if container.status == RUNNING or (containers.alive(container) and container.status == CREATED):
+        if not force:
+            raise Error(
+                f"container {container.name} is running; try: minicontainer stop {container.name}, or rm --force"
+            )
+        _mark_stopping(container)
+        _kill_and_wait(home, container)
+    elif containers.alive(container) and not _wait_for_end(container, 0.5):
+        _mark_stopping(container)  # it is between two restarts
+        _wait_for_end(container, 10)
+    containers.remove(home, container)
+
+
+def exec(
+    home: Home,
+    id: str,
+    command: Iterable[str],
+    *,
+    env: Iterable[str] = (),
+    workdir: str = "",
+    user: str = "",
+    streams: tuple[int, int, int] | None = None,
+    detach: bool = False,
+) -> int:
+    """Run a further process in a running container: its exit status, or with `detach` 0 once it runs."""
+    pid = execute(home, id, command, env=env, workdir=workdir, user=user, streams=streams)
+    return 0 if detach else exit_status(pid)
+
+
+def execute(
+    home: Home,
+    id: str,
+    command: Iterable[str],
+    *,
+    env: Iterable[str] = (),
+    workdir: str = "",
+    user: str = "",
+    streams: tuple[int, int, int] | None = None,
+    console_socket: int | None = None,
+) -> int:
+    """Start a further process in a running container: its pid, a child of the caller."""
+    container = inspect(home, id)
+    if container.status != RUNNING:
+        raise Error(f"container {container.name} is not running; try: minicontainer start {container.name}")
+    process = _further_process(container, tuple(command), env, workdir, user, console_socket is not None)
+    null = -1
+    if streams is None and console_socket is None:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        streams = (null, null, null)
+    try:
+        return runtime.execute(home.runtime, container.id, process, stdio=streams, console_socket=console_socket)
+    finally:
+        if null >= 0:
+            os.close(null)
+
+
+def _further_process(
+    container: Container, command: tuple[str, ...], env: Iterable[str], workdir: str, user: str, tty: bool
+) -> Process:
+    with open(f"{container.bundle}/image.json", "rb") as file:
+        image = ContainerConfig.from_json(json.loads(file.read()))
+    rootfs = f"/proc/{container.pid}/root"
+    people, groups = (supervisor.read_inside(rootfs, f"etc/{name}") for name in ("passwd", "group"))
+    who = bundle.account(user or container.options.user or image.user, people, groups)
+    process = bundle.process_of(container, image, who, command, env, tty)
+    return process._replace(cwd=workdir) if workdir else process
+
+
+def exit_status(pid: int) -> int:
+    """Reap a child: its status as a shell says it."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
+def signal_number(name: int | str) -> int:
+    """15, "15", "TERM" or "SIGTERM" as a number."""
+    text = str(name).upper()
+    if text.isdecimal() and 0 < int(text) < 65:
+        return int(text)
+    try:
+        return signal.Signals[text if text.startswith("SIG") else f"SIG{text}"]
+    except KeyError:
+        raise Error(f"signal {name} is not known; try: kill -l, for their names") from None
+
+
+# --- what there is -----------------------------------------------------------------------------------------------------
+
+
+def inspect(home: Home, id: str) -> Container:
+    """The truth about one container, by name, id or the beginning of an id.
+
+    Raises:
+        ContainerNotFound: there is none.
+    """
+    container = containers.read(home, containers.find(home, id))
+    return _mend(home, container) if _is_orphan(container) else container
+
+
+def list_containers(home: Home) -> list[Container]:
+    """Every container, the youngest first."""
+    found = []
+    for container_id in containers.ids(home):
+        with suppress(ContainerNotFound):  # half made, or removed meanwhile
+            found.append(inspect(home, container_id))
+    return sorted(found, key=lambda container: (-container.created, container.id))
+
+
+def read_logs(
+    home: Home, id: str, *, follow: bool = False, tail: int | None = None, since: float = 0
+) -> Iterator[logs.Record]:
+    """What the container wrote; with `follow` on and on until it ends."""
+    container = inspect(home, id)
+    path = f"{container.bundle}/log.jsonl"
+    if not follow:
+        return logs.read(path, tail=tail, since=since)
+
+    def over(seconds: float) -> bool:
+        if container.status == CREATED or not containers.alive(container):
+            return True
+        return _wait_for_end(container, seconds)
+
+    return logs.follow(path, over, tail=tail, since=since)
+
+
+def statistics(home: Home, id: str) -> cgroups.Usage:
+    """What the container uses now: bytes of memory, CPU time in nanoseconds, processes."""
+    container = inspect(home, id)
+    if container.status != RUNNING:
+        raise Error(f"container {container.name} is not running; try: minicontainer ps --all")
+    return cgroups.stats(container.cgroups)
+
+
+def _is_orphan(container: Container) -> bool:
+    return bool(container.supervisor_pid) and container.status != EXITED and not containers.alive(container)
+
+
+def _mend(home: Home, container: Container) -> Container:
+    """The supervisor was killed: take away what it held, and write down how the container ended."""
+    with files.lock(f"{container.bundle}/mend.lock"):
+        container = containers.read(home, container.id)
+        if not _is_orphan(container):
+            return container  # another was faster
+        runtime.delete(home.runtime, container.id, force=True)
+        if container.network.namespace == network.namespace():
+            network.repair()
+        said = _said(container)
+        container = containers.write(
+            home,
+            container._replace(
+                status=EXITED,
+                exit_code=KILLED if said is None else said,
+                error="" if said is not None else "the supervisor was killed",
+                finished_at=time.time(),
+                pid=0,
+            ),
+            was=container.status,
+        )
+    if container.options.remove:
+        containers.remove(home, container)
+    return container
+
+
+def _said(container: Container) -> int | None:
+    """The exit status, if the supervisor came as far as to write it."""
+    with suppress(FileNotFoundError), open(f"{container.bundle}/exit", "rb") as file:
+        lines = file.read().split()
+        return int(lines[-1]) if lines else None
+    return None
+
+
+def repair(home: Home) -> None:
+    """Find the truth after anything was killed: mend every orphan, and take away what nobody has any more."""
+    containers.prepare(home)
+    list_containers(home)
+    with files.lock(f"{home.data}/containers.lock"):
+        for container_id in containers.ids(home):
+            if not os.path.exists(f"{home.container(container_id)}/container.json"):
+                files.remove_tree(home.container(container_id))
+        for directory in ("names", "ids"):
+            for link in os.listdir(f"{home.data}/{directory}"):
+                path = f"{home.data}/{directory}/{link}"
+                if not os.path.isdir(home.container(os.readlink(path))):
+                    os.unlink(path)
+        files.remove_tree(f"{home.data}/removed")
+    network.repair()
+
+
+# --- groups and addresses, for those who run several containers as one ---------------------------------------------------
+
+
+def make_group(
+    home: Home,
+    path: str,
+    *,
+    memory: int | None = None,
+    cpus: float | None = None,
+    cpu_shares: int | None = None,
+    pids: int | None = None,
+) -> Mapping[str, str]:
+    """A cgroup with limits that the containers with this `cgroup_parent` share; its directory by controller."""
+    limits = bundle.resources(Options(image="", memory=memory, cpus=cpus, cpu_shares=cpu_shares, pids_limit=pids or 0))
+    return cgroups.create_group(path, limits)
+
+
+def remove_group(home: Home, path: str) -> None:
+    """Remove the cgroup; an absent one is no error."""
+    cgroups.remove_group(path)
+
+
+def add_address(home: Home, address: str, interface: str = "lo") -> None:
+    """Add an address such as 169.254.170.2/32 to this network namespace; twice is no error."""
+    network.add_address(address, interface)
+
+
+# --- images that containers may need -------------------------------------------------------------------------------------
+
+
+def remove_image(home: Home, reference: str, force: bool = False) -> list[str]:
+    """Take a name away from an image, and with its last name its content: what was removed, as lines.
+
+    Raises:
+        Error: a container needs it.
+    """
+    return image_functions.remove(home, reference, list_containers(home), force)
+
+
+def remove_unused(home: Home) -> list[str]:
+    """Remove the content that no image and the layers that no image and no container needs."""
+    removed = open_store(home).collect()
+    return removed + image_functions.remove_unused_layers(home, list_containers(home))

@@ -1,0 +1,201 @@
+"""Foreground: a person's terminal and signals joined to a process in a container.
+
+Stands between `engine` and `cli`. Ruled by termios(3), tty_ioctl(4), signal(7). The container never gets the person's own
+terminal: who has one can put words into its input (ioctl_tty(2), TIOCSTI).
+"""
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from minicontainer import engine, supervisor
+from minicontainer.containers import Container, Home
+from minicontainer.plan import Explain
+from minicontainer.supervisor import Started, Streams
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def start(home: Home, container: Container, explain: Explain | None = None) -> int:
+    """Start the container, be its terminal until it ends, and give its exit status."""
+    options = container.options
+    with ExitStack() as undo:
+        reader = writer = -1
+        if options.interactive and not options.tty:
+            reader, writer = os.pipe()
+            undo.callback(_close, writer)
+        streams = Streams(stdin=reader if reader >= 0 else None, stdout=1, stderr=2)
+        # A signal that comes before there is a process for it waits.
+        was = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+        undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, was)
+        try:
+            started = engine.start_attached(home, container.id, streams=streams, explain=explain)
+        finally:
+            _close(reader)
+        undo.callback(started.channel.close)
+        sources = {}
+        if started.terminal is not None:
+            undo.enter_context(_terminal(started.terminal))
+            writer = started.terminal if options.interactive else -1
+        if options.interactive and writer >= 0:
+            sources[0] = writer
+        undo.enter_context(_signals(lambda number: _forward(home, started, number)))
+        signal.pthread_sigmask(signal.SIG_SETMASK, was)
+        return _attend(started, sources)
+
+
+def _attend(started: Started, sources: dict[int, int]) -> int:
+    """Carry stdin to the container until it has ended; the supervisor carries the output."""
+    code: int | None = None
+    for _ in relay(sources, started.channel.fileno()):
+        said = supervisor.exit_code(started.channel)
+        if said is None:
+            return engine.KILLED if code is None else code
+        code = said
+    raise AssertionError("relay ends only with its caller")
+
+
+def _forward(home: Home, started: Started, number: int) -> None:
+    """What the first process would not feel stops the container all the same: pid_namespaces(7)."""
+    pid = started.container.pid
+    with suppress(engine.ContainerNotFound, engine.Error):
+        if number in (signal.SIGINT, signal.SIGTERM) and not engine.handles(pid, number):
+            number = signal.SIGKILL
+        engine.kill(home, started.container.id, number)
+
+
+def execute(
+    home: Home,
+    container: Container,
+    command: tuple[str, ...],
+    env: tuple[str, ...],
+    workdir: str,
+    user: str,
+    interactive: bool,
+    terminal: bool,
+) -> int:
+    """Run a further process in the container, be its terminal until it ends, and give its exit status."""
+    with ExitStack() as undo:
+        if terminal:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                pid = engine.execute(
+                    home, container.id, command, env=env, workdir=workdir, user=user, console_socket=theirs.fileno()
+                )
+                _, [master], _, _ = socket.recv_fds(ours, 4096, 1)
+            undo.callback(os.close, master)
+            undo.enter_context(_terminal(master))
+            sources = {master: 1, **({0: master} if interactive else {})}
+        else:
+            pipes = [os.pipe() for _ in range(3)]
+            inside = (pipes[0][0], pipes[1][1], pipes[2][1])
+            outside = (pipes[0][1], pipes[1][0], pipes[2][0])
+            try:
+                pid = engine.execute(home, container.id, command, env=env, workdir=workdir, user=user, streams=inside)
+            finally:
+                for descriptor in inside:
+                    os.close(descriptor)
+            sources = {outside[1]: 1, outside[2]: 2}
+            if interactive:
+                sources[0] = outside[0]
+            else:
+                os.close(outside[0])
+        pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, pidfd)
+        undo.enter_context(_signals(lambda number: signal.pidfd_send_signal(pidfd, number)))
+        next(relay(sources, pidfd))
+        drain({source: target for source, target in sources.items() if source != 0})
+        return engine.exit_status(pid)
+
+
+def relay(sources: dict[int, int], until: int) -> Iterator[None]:
+    """Copy each source to its target; yield whenever `until` can be read. A source that ends closes a pipe it fed."""
+    poll = select.poll()
+    poll.register(until, select.POLLIN)
+    for source in sources:
+        poll.register(source, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor == until:
+                yield
+            elif not _copy(descriptor, sources[descriptor]):
+                poll.unregister(descriptor)
+                if descriptor == 0 and not os.isatty(sources[0]):
+                    _close(sources[0])
+
+
+def drain(sources: dict[int, int]) -> None:
+    """What was written before the end and is still on its way."""
+    poll = select.poll()
+    for source in sources:
+        poll.register(source, select.POLLIN)
+    while ready := poll.poll(0):
+        for descriptor, _ in ready:
+            if not _copy(descriptor, sources[descriptor]):
+                poll.unregister(descriptor)
+
+
+def _copy(source: int, target: int) -> bool:
+    """Copy what is there; false when no more will come."""
+    try:
+        data = os.read(source, 1 << 16)
+    except OSError:  # EIO: nobody has the other side of the terminal open any more
+        return False
+    try:
+        while data:
+            data = data[os.write(target, data) :]
+            if not data:
+                return True
+    except OSError:  # the reader has closed its end
+        return False
+    return False
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+@contextmanager
+def _terminal(master: int) -> Iterator[None]:
+    """Our terminal passes each key on as it is, and the container's has the size of ours; ours is restored after all."""
+    if not os.isatty(0):
+        yield
+        return
+    before = termios.tcgetattr(0)
+
+    def resize(*_: object) -> None:
+        with suppress(OSError):
+            fcntl.ioctl(master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+
+    was = signal.signal(signal.SIGWINCH, resize)
+    resize()
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGWINCH, was)
+
+
+@contextmanager
+def _signals(forward: Callable[[int], None]) -> Iterator[None]:
+    """What is sent to us is meant for the container."""
+
+    def pass_on(number: int, _: object) -> None:
+        with suppress(ProcessLookupError):
+            forward(number)
+
+    was = {number: signal.signal(number, pass_on) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in was.items():
+            signal.signal(number, handler)

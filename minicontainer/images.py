@@ -1,0 +1,144 @@
+"""Images: pull, push, name, list and remove them: what `engine` offers of images.
+
+Stands between the store with its registry and `engine`, which knows the containers that need an image.
+"""
+
+import os
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+from minicontainer import containers, files, snapshots
+from minicontainer.containers import Container, Home
+from minicontainer.errors import Error
+from minicontainer.oci.image import Descriptor, ImageConfig, Manifest
+from minicontainer.oci.reference import Reference
+from minicontainer.store import Store
+
+
+def open_store(home: Home) -> Store:
+    containers.prepare(home)
+    return Store(f"{home.data}/oci")
+
+
+def image(home: Home, reference: str) -> Descriptor:
+    """The image's descriptor.
+
+    Raises:
+        ImageNotFound: it is not here.
+    """
+    return open_store(home).resolve(reference)
+
+
+def pull(
+    home: Home,
+    reference: str,
+    *,
+    plain_http: bool | None = None,
+    credentials: tuple[str, str] | None = None,
+    progress: Callable[..., None] | None = None,
+    unpack: bool = False,
+) -> Descriptor:
+    """Get an image from its registry; with `unpack` also its layers, ready to run."""
+    from minicontainer import registry  # HTTP and TLS cost 50 ms, and a container of an image that is here needs none
+
+    store = open_store(home)
+    with store.session():
+        descriptor = registry.pull(
+            store, Reference.parse(reference), plain_http=bool(plain_http), credentials=credentials, progress=progress
+        )
+        if unpack:
+            manifest = store.manifest(descriptor)
+            snapshots.unpack(home.data, store, manifest, store.config(manifest))
+        return descriptor
+
+
+def push(
+    home: Home,
+    source: str,
+    reference: str = "",
+    *,
+    plain_http: bool | None = None,
+    credentials: tuple[str, str] | None = None,
+    progress: Callable[..., None] | None = None,
+) -> Descriptor:
+    """Send an image to the registry that its name, or `reference`, says."""
+    from minicontainer import registry  # as in `pull`
+
+    return registry.push(
+        open_store(home),
+        source,
+        Reference.parse(reference or source),
+        plain_http=bool(plain_http),
+        credentials=credentials,
+        progress=progress,
+    )
+
+
+def images(home: Home) -> list[tuple[str, Descriptor, Manifest, ImageConfig]]:
+    """Every named image for this machine."""
+    store = open_store(home)
+    found = []
+    for name, descriptor in store.names():
+        with suppress(Error):  # an image for other machines has no manifest for this one
+            manifest = store.manifest(descriptor)
+            found.append((name, descriptor, manifest, store.config(manifest)))
+    return found
+
+
+def tag(home: Home, source: str, name: str) -> None:
+    """Give an image a further name."""
+    store = open_store(home)
+    store.tag(str(Reference.parse(name)), store.resolve(source)._replace(annotations={}))
+
+
+def remove(home: Home, reference: str, held: Collection[Container], force: bool = False) -> list[str]:
+    """Take a name away from an image, and with its last name its content: what was removed.
+
+    Raises:
+        Error: a container needs it.
+    """
+    store = open_store(home)
+    descriptor = store.resolve(reference)
+    digest = store.manifest(descriptor).config.digest
+    names = [name for name, other in store.names() if other.digest == descriptor.digest]
+    given = [name for name in names if name in (reference, _spelled(reference))]
+    going = given or names
+    if set(going) == set(names) and not force:
+        for container in held:
+            if container.image_id == digest:
+                raise Error(
+                    f"image {reference} is used by container {container.name}; "
+                    f"try: minicontainer rm {container.name}, or rmi --force"
+                )
+    for name in going:
+        store.untag(name)
+    if not names:
+        store.remove(descriptor.digest)
+    removed = store.collect()
+    remove_unused_layers(home, held)
+    return [f"untagged: {name}" for name in going] + [f"deleted: {blob}" for blob in removed]
+
+
+def _spelled(reference: str) -> str:
+    with suppress(Error):
+        return str(Reference.parse(reference))
+    return reference
+
+
+def remove_unused_layers(home: Home, held: Collection[Container]) -> list[str]:
+    """Remove unpacked layers that no image and no container needs."""
+    store = open_store(home)
+    needed = {diff_id.split(":")[1] for _, _, _, config in images(home) for diff_id in config.diff_ids}
+    for container in held:
+        needed |= {os.path.basename(os.path.dirname(path)) for path in container.lowers}
+    directory = f"{home.data}/layers/sha256"
+    removed = []
+    with files.lock(f"{store.root}/.session.lock"):  # alone: nobody unpacks an image whose name is to come
+        for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
+            if name not in needed:
+                gone = f"{home.data}/staging/gone-{name}"
+                os.makedirs(f"{home.data}/staging", mode=0o700, exist_ok=True)
+                os.rename(f"{directory}/{name}", gone)
+                files.remove_tree(gone)
+                removed.append(name)
+    return removed
