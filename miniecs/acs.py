@@ -320,18 +320,14 @@ def _without_unset(value: Any) -> Any:
     """Drop members that ask for nothing: `privileged: false` and `links: []` are sent for what is not set."""
     if isinstance(value, dict):
         kept = {key: member if key in _VERBATIM else _without_unset(member) for key, member in value.items()}
-        return {key: member for key, member in kept.items() if key == "essential" or _is_set(key, member)}
+        return {key: member for key, member in kept.items() if member or key in _KEPT_WHEN_EMPTY}
     if isinstance(value, list):
         return [_without_unset(member) for member in value]
     return value
 
 
-def _is_set(key: str, value: Any) -> bool:
-    return value not in (None, False, {}, []) and (value not in (0, "") or key in _KEPT_WHEN_EMPTY)
-
-
 _VERBATIM = {"dockerLabels"}
-_KEPT_WHEN_EMPTY = {"name", "value", "softLimit", "hardLimit", "size", "stopTimeout"}
+_KEPT_WHEN_EMPTY = {"essential", "name", "value", "softLimit", "hardLimit", "size", "stopTimeout"}
 
 
 def _problem(task: Task) -> str:
