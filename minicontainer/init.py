@@ -7,6 +7,7 @@ after the first half, and nothing is caught: a child that fails reports through 
 
 import fcntl
 import os
+import resource
 import signal
 import stat
 import struct
@@ -50,7 +51,7 @@ from minicontainer.linux.syscalls import (
     sethostname,
     unshare,
 )
-from minicontainer.oci.runtime import Capabilities, Process, Spec
+from minicontainer.oci.runtime import Capabilities, Process, Rlimit, Spec
 from minicontainer.plan import Explain, Plan, Step, run
 
 READY = b"ready\n"
@@ -271,6 +272,8 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
     if child.filter is not None and not process.no_new_privileges:
         why = "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN without no_new_privs"
         yield Step(seccomp_load, child.filter, why)
+    for limit in process.rlimits:
+        yield Step(resource.setrlimit, limit_of(limit), f"{limit.type} of config.json")
     entered = enter_directory(process.cwd, False)
     yield from _privileges(process, child.last_capability)
     if not entered:
@@ -284,6 +287,12 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
         yield Step(prctl, (PR_SET_NO_NEW_PRIVS, 1), "no set-user-ID program gives anything back")
     yield Step(prctl, (PR_SET_PDEATHSIG, child.parent_death_signal), "with whom this process dies, from here on")
     return program, environment
+
+
+def limit_of(limit: Rlimit) -> tuple[int, tuple[int, int]]:
+    """A limit as setrlimit(2) takes it; JSON writes "unlimited" as the highest number of 64 bits."""
+    soft, hard = (resource.RLIM_INFINITY if value >= 1 << 63 else value for value in (limit.soft, limit.hard))
+    return getattr(resource, limit.type), (soft, hard)
 
 
 def join_keyring(name: str) -> None:

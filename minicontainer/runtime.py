@@ -169,7 +169,6 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     said = _read_all(link.report)
     if said != init.READY:
         raise init.told(said)
-    _limit(pid, spec.process.rlimits)
     return pid
 
 
@@ -350,6 +349,7 @@ def _admit(pid: int, process: Process, state: State, link: init.Pipes) -> Plan[N
     if process.oom_score_adj is not None:
         path = f"/proc/{pid}/oom_score_adj"
         yield Step(cgroups.write, (path, str(process.oom_score_adj)), "who is killed first when memory runs out")
+    yield from _raise_limits(pid, process.rlimits)
     yield from cgroups.join(state.cgroups, pid)
     yield Step(os.write, (link.orders, init.JOINED), "the child may go on")
 
@@ -373,14 +373,13 @@ def _map_trees(pid: int, spec: Spec, bound: Iterable[rootfs.Tree]) -> Plan[None]
     os.close(descriptor)
 
 
-def _limit(pid: int, limits: Iterable[Rlimit]) -> None:
-    """Set the limits of setrlimit(2) from outside: they must not hit what the child has still to do."""
+def _raise_limits(pid: int, limits: Iterable[Rlimit]) -> Plan[None]:
+    """Raise hard limits from outside, where need be: only the host's root may. The child sets the rest itself."""
     for limit in limits:
-        soft, hard = (-1 if value >= 1 << 63 else value for value in (limit.soft, limit.hard))
-        try:
-            resource.prlimit(pid, getattr(resource, limit.type), (soft, hard))
-        except (OSError, ValueError) as error:
-            raise Error(f"error setting {limit.type} to {limit.soft}, {limit.hard}: {error}") from error
+        number, (_, hard) = init.limit_of(limit)
+        soft, known = resource.prlimit(pid, number)
+        if known != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > known):
+            yield Step(resource.prlimit, (pid, number, (soft, hard)), f"{limit.type} is above the caller's own")
 
 
 def _read_all(descriptor: int) -> bytes:
@@ -565,7 +564,6 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         undo.callback(_end, pid)
         opened.close(pipes.orders)
         opened.close(pipes.report)
-        _limit(pid, process.rlimits)
         run(_admit(pid, process, current, link), caller.explain)
         if said := _read_all(link.report):
             raise init.told(said)
