@@ -299,7 +299,12 @@ def exec(
 ) -> int:
     """Run a further process in a running container: its exit status, or with `detach` 0 once it runs."""
     pid = execute(home, id, command, env=env, workdir=workdir, user=user, streams=streams)
-    return 0 if detach else exit_status(pid)
+    try:
+        return 0 if detach else exit_status(pid)
+    except BaseException:  # the caller gives up: a process that nobody waits for must not go on
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def execute(

@@ -214,6 +214,11 @@ def add_address(address: str, interface: str = "lo") -> None:
         )
 
 
+def preload() -> None:
+    """Import now what a bridge needs: for a process that will be forked from."""
+    import pyroute2  # noqa: F401  # 0.1 s, here on purpose
+
+
 @contextmanager
 def _locked() -> Iterator[None]:
     """One at a time in a network namespace: the lock is on the namespace's own file, so no file of ours is left."""
