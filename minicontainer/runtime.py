@@ -6,16 +6,14 @@ thread: a child goes on as a copy of it.
 """
 
 import fcntl
-import json
 import os
 import resource
 import signal as signals
-import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
-from minicontainer import cgroups, checks, files, init, rootfs, seccomp
+from minicontainer import cgroups, checks, files, init, rootfs, seccomp, states
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
 from minicontainer.linux.flags import (
@@ -33,8 +31,13 @@ from minicontainer.linux.flags import (
     PR_SET_DUMPABLE,
 )
 from minicontainer.linux.syscalls import clone3, mount_setattr, prctl, setns
-from minicontainer.oci.runtime import IdMapping, Process, Rlimit, Seccomp, Spec, State, Status, to_json
+from minicontainer.oci.runtime import IdMapping, Process, Rlimit, Seccomp, Spec, State, Status
 from minicontainer.plan import Explain, Plan, Step, run
+from minicontainer.states import NoSuchContainer as NoSuchContainer
+from minicontainer.states import WrongStatus as WrongStatus
+from minicontainer.states import containers as containers
+from minicontainer.states import recorded_spec as recorded_spec
+from minicontainer.states import state as state
 
 NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
     "user": (CLONE_NEWUSER, "user"),
@@ -45,21 +48,6 @@ NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
     "uts": (CLONE_NEWUTS, "uts"),
     "cgroup": (CLONE_NEWCGROUP, "cgroup"),
 }  # fmt: skip
-_ID_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-.")
-_STATE, _CONFIG, _FIFO, _ERROR, _FILTERS = "state.json", "config.json", "exec.fifo", "error", ".seccomp"
-
-
-class NoSuchContainer(Error):
-    exit_code = 1
-
-    def __init__(self, container_id: str) -> None:
-        super().__init__(f"container {container_id} does not exist; try: list")
-
-
-class WrongStatus(Error):
-    """The container is not in the status that the operation needs."""
-
-    exit_code = 1
 
 
 class Caller(NamedTuple):
@@ -119,20 +107,20 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     """
     caller = Caller(**given)
     bundle = os.path.abspath(bundle)
-    text, spec = _read_spec(f"{bundle}/{_CONFIG}")
+    text, spec = states.read_spec(f"{bundle}/{states.CONFIG}")
     checks.check(spec, caller.console_socket is not None)
     with ExitStack() as undo, Descriptors() as opened:
-        directory = _claim(root, container_id)
+        directory = states.claim(root, container_id)
         undo.callback(files.remove_tree, directory)
         found = cgroups.hierarchies()
-        state = _new_state(spec, container_id, bundle, found)
-        _write_state(directory, state)
-        files.write(f"{directory}/{_CONFIG}", text)
+        state = states.new_state(spec, container_id, bundle, found)
+        states.write_state(directory, state)
+        files.write(f"{directory}/{states.CONFIG}", text)
         undo.callback(_remove_cgroups, state)
         run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
         pid = _make_child(undo, opened, root, spec, state, caller)
         state = state._replace(pid=pid, start_time=procfs.start_time(pid) or 0, status=Status.CREATED)
-        _write_state(directory, state)
+        states.write_state(directory, state)
         if caller.pid_file:
             files.write(caller.pid_file, str(pid).encode(), mode=0o644)
         undo.pop_all()
@@ -172,50 +160,6 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     return pid
 
 
-def _read_spec(path: str) -> tuple[bytes, Spec]:
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-        return text, Spec.from_json(json.loads(text))
-    except FileNotFoundError:
-        raise Error(f"{path} does not exist; try: --bundle DIRECTORY") from None
-    except ValueError as error:
-        raise Error(f"{path} is not JSON: {error}") from None
-
-
-def _claim(root: str, container_id: str) -> str:
-    """The container's directory: who makes it owns the id."""
-    if not container_id or container_id[0] == "." or not _ID_LETTERS.issuperset(container_id):
-        raise Error(
-            f"the container id {container_id!r} must be letters, digits and _+-. only, and not begin with a dot"
-        )
-    os.makedirs(root, mode=0o711, exist_ok=True)
-    try:
-        os.mkdir(f"{root}/{container_id}", 0o700)
-    except FileExistsError:
-        raise Error(f"container with id {container_id} exists already; try: delete {container_id}") from None
-    return f"{root}/{container_id}"
-
-
-def _new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarchies) -> State:
-    path = spec.linux.cgroups_path or container_id
-    groups = cgroups.resolve(found, path)
-    if cgroups.processes(groups):
-        raise Error(f"the cgroup {path} has processes already; try: another linux.cgroupsPath")
-    now = time.time()
-    return State(
-        oci_version=spec.oci_version,
-        id=container_id,
-        status=Status.CREATING,
-        bundle=bundle,
-        annotations=spec.annotations,
-        rootfs=os.path.join(bundle, spec.root.path),
-        created=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z",
-        cgroups=groups,
-        cgroup_parents=cgroups.levels(path),
-    )
-
-
 def _pipes(opened: Descriptors) -> tuple[init.Pipes, init.Pipes]:
     """The child's ends and the creator's ends."""
     orders, give = map(opened.add, os.pipe2(os.O_CLOEXEC))
@@ -228,9 +172,9 @@ def _waiting_place(opened: Descriptors, pipes: init.Pipes, directory: str) -> in
 
     The lock on that file is held by the child alone once the creator has closed it, until execve or death let it go.
     """
-    os.mkfifo(f"{directory}/{_FIFO}", 0o600)
-    fifo = opened.add(os.open(f"{directory}/{_FIFO}", os.O_RDWR | os.O_CLOEXEC))
-    errors = opened.add(os.open(f"{directory}/{_ERROR}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.mkfifo(f"{directory}/{states.FIFO}", 0o600)
+    fifo = opened.add(os.open(f"{directory}/{states.FIFO}", os.O_RDWR | os.O_CLOEXEC))
+    errors = opened.add(os.open(f"{directory}/{states.ERROR}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     fcntl.flock(errors, fcntl.LOCK_EX)
     return pipes._replace(start=fifo, errors=errors)
 
@@ -246,7 +190,8 @@ def _child(
         console=_console(opened, caller.console_socket),
         preserve_fds=caller.preserve_fds,
         parent_death_signal=caller.parent_death_signal,
-        filter=profile and init.Filter(seccomp.program(profile, f"{root}/{_FILTERS}"), seccomp.load_flags(profile)),
+        filter=profile
+        and init.Filter(seccomp.program(profile, f"{root}/{states.FILTERS}"), seccomp.load_flags(profile)),
         last_capability=procfs.cap_last_cap(),
         explain=caller.explain and _explain_of_child(opened, caller.explain),
     )
@@ -410,8 +355,8 @@ def start(root: str, container_id: str, explain: Explain | None = None) -> None:
         raise WrongStatus(f"cannot start container {container_id}: it is {current.status}, not created")
     directory = f"{root}/{container_id}"
     with Descriptors() as opened:
-        fifo = opened.add(os.open(f"{directory}/{_FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        errors = opened.add(os.open(f"{directory}/{_ERROR}", os.O_RDONLY | os.O_CLOEXEC))
+        fifo = opened.add(os.open(f"{directory}/{states.FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        errors = opened.add(os.open(f"{directory}/{states.ERROR}", os.O_RDONLY | os.O_CLOEXEC))
         run(_let_go(fifo, errors), explain)
         if said := _read_all(errors):
             raise init.told(said)
@@ -420,41 +365,6 @@ def start(root: str, container_id: str, explain: Explain | None = None) -> None:
 def _let_go(fifo: int, errors: int) -> Plan[None]:
     yield Step(os.write, (fifo, b"\0"), "the container's first process waits for one byte")
     yield Step(fcntl.flock, (errors, fcntl.LOCK_SH), "until execve, or its failure, drops the lock")
-
-
-def state(root: str, container_id: str) -> State:
-    """What is recorded of the container, with its status as it is now."""
-    try:
-        with open(f"{root}/{container_id}/{_STATE}", "rb") as file:
-            recorded = State.from_json(json.loads(file.read()))
-    except (FileNotFoundError, NotADirectoryError):
-        raise NoSuchContainer(container_id) from None
-    if recorded.status is Status.CREATING:
-        return recorded
-    status = _status(f"{root}/{container_id}", recorded)
-    return recorded._replace(status=status, pid=0 if status is Status.STOPPED else recorded.pid)
-
-
-def _status(directory: str, recorded: State) -> Status:
-    if procfs.start_time(recorded.pid) != recorded.start_time:
-        return Status.STOPPED
-    if cgroups.is_frozen(recorded.cgroups):
-        return Status.PAUSED
-    try:
-        os.close(os.open(f"{directory}/{_FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:
-        return Status.RUNNING  # ENXIO, nobody reads: execve has closed the other end
-    return Status.CREATED
-
-
-def containers(root: str) -> list[State]:
-    """All containers of `root`, by id."""
-    found = []
-    with suppress(FileNotFoundError):
-        for name in sorted(os.listdir(root)):
-            with suppress(NoSuchContainer):
-                found.append(state(root, name))
-    return found
 
 
 def kill(root: str, container_id: str, signal: int, all_processes: bool = False) -> None:
@@ -518,7 +428,7 @@ def delete(root: str, container_id: str, force: bool = False) -> None:
     except NoSuchContainer:
         if not force:
             raise
-        if container_id and _ID_LETTERS.issuperset(container_id) and container_id[0] != ".":
+        if container_id and states.ID_LETTERS.issuperset(container_id) and container_id[0] != ".":
             files.remove_tree(directory)
         return
     if current.status in (Status.RUNNING, Status.PAUSED) and not force:
@@ -537,10 +447,6 @@ def _remove_cgroups(current: State) -> None:
         cgroups.remove(current.cgroups, current.cgroup_parents)
 
 
-def _write_state(directory: str, state: State) -> None:
-    files.write(f"{directory}/{_STATE}", json.dumps(to_json(state)).encode())
-
-
 # A further process
 
 
@@ -553,7 +459,7 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
     caller = Caller(**given)
     current = _live(root, container_id, Status.CREATED, Status.RUNNING)
     checks.check_process(process, caller.console_socket is not None)
-    _, spec = _read_spec(f"{root}/{container_id}/{_CONFIG}")
+    _, spec = states.read_spec(f"{root}/{container_id}/{states.CONFIG}")
     with ExitStack() as undo, Descriptors() as opened:
         pipes, link = _pipes(opened)
         child = _child(opened, root, process, spec.linux.seccomp, pipes, caller)
@@ -581,9 +487,3 @@ def _join_process(opened: Descriptors, current: State) -> Join:
         if os.stat(f"/proc/{current.pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
             others |= flag
     return Join(descriptor, others)
-
-
-def recorded_spec(root: str, container_id: str) -> Spec:
-    """The config.json that the container was created from."""
-    state(root, container_id)
-    return _read_spec(f"{root}/{container_id}/{_CONFIG}")[1]
