@@ -53,20 +53,24 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 async def _until_signal(chosen: Settings, spawner: task_engine.Spawner, found: Any) -> int:
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    stopping, orphaned = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    loop.add_reader(os.pidfd_open(spawner.pid), orphaned.set)
     timeout = aiohttp.ClientTimeout(total=10, sock_connect=2)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         agent = Agent(chosen, spawner, Client(http, chosen.endpoint, chosen.region, found))
-        running = asyncio.create_task(agent.run())
-        await asyncio.wait({running, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        running, *waiting = (asyncio.create_task(work) for work in (agent.run(), stopping.wait(), orphaned.wait()))
+        await asyncio.wait((running, *waiting), return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()  # raises: it ends only by an error
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        for task in (running, *waiting):
+            task.cancel()
+        await asyncio.gather(running, *waiting, return_exceptions=True)
         log.info("agent leaves, its tasks run on tasks=%d", len(agent.tasks.records()))
+    if orphaned.is_set():
+        raise Error("the engine's process was killed; try: start the agent again, it finds its tasks")
     return 0
 
 
@@ -81,7 +85,8 @@ class Agent:
         self.checkpoint = Checkpoint(chosen.data)
         self.identity = self._identity()
         self.registered = asyncio.Event()
-        self.senders: dict[str, asyncio.Task[None]] = {}
+        self.senders: dict[str, asyncio.Task[None]] = {}  # by task
+        self.said: dict[str, tuple[str, str]] = {}  # by task: what the log has said last
         instance = Instance(chosen.cluster, chosen.endpoint, f"{chosen.data}/volumes", chosen.keep_stopped)
         registry = task_engine.Registry(
             host_and_port(chosen.endpoint), chosen.endpoint.startswith("http:"), self._login
@@ -105,6 +110,7 @@ class Agent:
     async def join(self) -> None:
         """Be a member of the cluster until cancelled. Tasks are taken up first: they do not depend on its answer."""
         try:
+            await self.spawner.call("repair")
             self.tasks.resume(self.checkpoint.records())
             await self.register()
             await self._hold_sessions()
@@ -185,8 +191,11 @@ class Agent:
     # --- what became of tasks ----------------------------------------------------------------------------------------
 
     def _changed(self, record: TaskRecord) -> None:
-        arn = record.task.arn
-        log.info("task %s arn=%s desired=%s", transitions.known_status(record), arn, record.desired_status)
+        arn, status = record.task.arn, transitions.known_status(record)
+        if self.said.get(arn) != (record.desired_status, status):
+            self.said[arn] = (record.desired_status, status)
+            reason = f" reason={record.stopped_reason!r}" if record.stopped_reason else ""
+            log.info("task arn=%s desired=%s known=%s%s", arn, record.desired_status, status, reason)
         if record.reports and arn not in self.senders:
             self.senders[arn] = asyncio.create_task(self._send(arn))
 
@@ -209,6 +218,7 @@ class Agent:
         self.identity = remember(self.identity, record.task.arn)
         self.checkpoint.save_identity(self.identity)
         self.checkpoint.forget(record)
+        self.said.pop(record.task.arn, None)
 
     async def submit_stopped(self, arn: str, reason: str) -> None:
         """Of a task that is not, or not any more, known here."""

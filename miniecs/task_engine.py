@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+from minicontainer import spawner as spawning
 from minicontainer.containers import Container as Made
 from minicontainer.containers import home
 from minicontainer.errors import (
@@ -25,6 +26,7 @@ from minicontainer.errors import (
     ImageNotFound,
     NameInUse,
 )
+from minicontainer.spawner import Gone
 from miniecs import transitions
 from miniecs.acs import HealthCheck
 from miniecs.container_definition import (
@@ -41,7 +43,7 @@ from miniecs.transitions import Action, ContainerRecord, Effect, Status, TaskRec
 log = logging.getLogger("miniecs.task_engine")
 
 STOP_TIMEOUT = 30  # seconds from SIGTERM to SIGKILL when the task definition does not say
-STOP_RETRY = 1.0  # seconds until a stop that failed is tried again
+RETRY = 1.0  # seconds until what must not fail is tried again
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 
 
@@ -52,13 +54,14 @@ class Spawner(Protocol):
 
     def watch(self, container: Made, /) -> Awaitable[None]: ...
 
+    @property
+    def pid(self) -> int: ...
+
 
 @contextlib.contextmanager
 def spawner(root: str) -> Iterator[Spawner]:
     """The engine below `root`, in a process of its own; to be forked before there are threads or an event loop."""
-    from minicontainer.spawner import Spawner as Forked  # here, because it brings all of the engine with it
-
-    forked = Forked.start(home(root))
+    forked = spawning.Spawner.start(home(root))
     try:
         yield forked
     finally:
@@ -113,7 +116,8 @@ class Images:
         plain, login = False, None
         if image.partition("/")[0] == self.registry.name:
             plain, login = self.registry.plain_http, await self.registry.login()
-        return str((await self.spawner.call("pull", reference=image, plain_http=plain, credentials=login)).digest)
+        how = {"plain_http": plain, "credentials": login, "unpack": True}
+        return str((await self.spawner.call("pull", reference=image, **how)).digest)
 
 
 class TaskEngine:
@@ -239,6 +243,10 @@ class _Runner:
         name, failure = action.container, FAILURES[action.effect]
         try:
             record = await self._effect(action)
+        except Gone as gone:  # the kernel ran out of memory, say: nothing is known of the container, so nothing is said
+            log.warning("trying again task=%s container=%s obstacle=%r", self.record.task.arn, name, str(gone))
+            await asyncio.sleep(RETRY)
+            record = self.record
         except (Error, OSError) as error:
             record = transitions.failed(self.record, name, f"{failure}: {error}", self.tasks.clock())
         except Exception as error:  # a daemon's loop: our bug ends this container, not the agent
@@ -313,7 +321,7 @@ class _Runner:
                 return transitions.exited(self.record, name, None, self.tasks.clock(), GONE)
             except (Error, OSError) as error:  # it may run still: nothing that it holds may be given to others
                 log.warning('stop failed task=%s container=%s error="%s"', self.record.task.arn, name, error)
-                await asyncio.sleep(STOP_RETRY)
+                await asyncio.sleep(RETRY)
 
     async def _watch(self, name: str, container: Made) -> None:
         await self.tasks.spawner.watch(container)

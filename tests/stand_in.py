@@ -1,4 +1,5 @@
 """A stand-in for the engine behind its spawner, so that the agent's decisions can be tested without a kernel."""
+# ruff: noqa: A002  # the engine calls a container's id `id`
 
 import asyncio
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ class StandIn:
     """The engine's promises without a kernel: containers that run until they are told to end."""
 
     def __init__(self) -> None:
+        self.pid = 0
         self.containers: dict[str, Made] = {}
         self.calls: list[tuple[str, str]] = []
         self.failures: dict[str, Exception] = {}
@@ -56,10 +58,13 @@ class StandIn:
                 return made
         raise ContainerNotFound(name_or_id)
 
+    async def _repair(self) -> None:
+        pass
+
     async def _image(self, reference: str) -> Digested:
         raise ImageNotFound(reference)
 
-    async def _pull(self, reference: str, plain_http: bool, credentials: object) -> Digested:
+    async def _pull(self, reference: str, plain_http: bool, credentials: object, unpack: bool) -> Digested:
         return Digested(f"sha256:{reference}")
 
     async def _make_group(self, path: str, **limits: Any) -> None:

@@ -30,9 +30,10 @@ def verified(request: web.Request, body: bytes, service: str) -> bool:
     return request.headers["Authorization"].endswith(f"Signature={signature}")
 
 
-def play(
-    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], story: Callable[[Client], Awaitable[Any]]
-) -> Any:
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def play(answer: Answer, story: Callable[[Client], Awaitable[Any]]) -> Any:
     async def stage() -> Any:
         application = web.Application()
         application.add_routes([web.post("/", answer), web.get("/ws", answer)])

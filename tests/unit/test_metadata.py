@@ -16,8 +16,8 @@ from miniecs.transitions import ContainerRecord, NetworkBinding, Status, TaskRec
 ID = "0123456789abcdef0123456789abcdef"
 ARN = f"arn:aws:ecs:us-east-1:000000000000:task/default/{ID}"
 WEB = Container(
-    name="web", image="web:1", cpu=128, memory=64, port_mappings=(PortMapping(container_port=80),), container_arn="c-arn",
-    docker_labels={"team": "one"},
+    name="web", image="web:1", cpu=128, memory=64, port_mappings=(PortMapping(container_port=80),),
+    container_arn="c-arn", docker_labels={"team": "one"},
 )  # fmt: skip
 SIDE = Container(name="side", image="side:1", essential=False)
 RECORD = TaskRecord(
@@ -30,7 +30,9 @@ RECORD = TaskRecord(
             address="172.18.0.2", network_bindings=(NetworkBinding(container_port=80, host_port=32768),),
             created_at=1.5, started_at=2.5,
         ),
-        ContainerRecord(name="side", metadata_id="m2", known_status=Status.STOPPED, runtime_id="r2", exit_code=0, finished_at=3.0),
+        ContainerRecord(
+            name="side", metadata_id="m2", known_status=Status.STOPPED, runtime_id="r2", exit_code=0, finished_at=3.0
+        ),
     ),
     pull_started_at=1.0,
     pull_stopped_at=1.25,

@@ -196,7 +196,7 @@ def test_a_stop_that_fails_is_tried_again_and_not_called_stopped(
         await world.until_status(Status.STOPPED)
         assert len(world.spawner.did("stop")) == 2
 
-    monkeypatch.setattr("miniecs.task_engine.STOP_RETRY", 0.01)
+    monkeypatch.setattr("miniecs.task_engine.RETRY", 0.01)
     run(story())
 
 

@@ -1,6 +1,7 @@
 """A task's containers move in the order of their dependencies, each status once, and every move is told in order."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -289,7 +290,7 @@ def happen(task: TaskRecord, happening: "Action | str", good: bool, at: float) -
 @given(tasks(), st.data())
 def test_every_history_ends_and_is_told_in_order(task: TaskRecord, choose: st.DataObject) -> None:
     seen = [task, *history(task, choose)]
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert after.reports[: len(before.reports)] == before.reports
         assert (before.desired_status, after.desired_status) != ("STOPPED", "RUNNING")
         for old, new in zip(before.containers, after.containers, strict=True):
