@@ -61,14 +61,14 @@ def parse(program: str, command: Command, arguments: Sequence[str]) -> Parsed:
     Raises:
         UsageError: an unknown flag, a missing or wrong value, too few or too many words.
     """
-    reader = _Reader(f"{program} {command.name}".strip(), command, list(arguments))
+    reader = _Reader(f"{program} {command.name}", command, list(arguments))
     reader.read()
     count = len(reader.words)
     if count < command.least:
-        raise UsageError(f"{reader.program}: {command.words} is missing; try: {reader.program} --help")
+        raise UsageError(f"{command.name}: {command.words} is missing; try: {reader.program} --help")
     if command.most is not None and count > command.most:
         extra = reader.words[command.most]
-        raise UsageError(f"{reader.program}: {extra!r} is one argument too many; try: {reader.program} --help")
+        raise UsageError(f"{command.name}: {extra!r} is one argument too many; try: {reader.program} --help")
     return Parsed(values=reader.values, words=tuple(reader.words))
 
 
@@ -112,17 +112,19 @@ class _Reader:
     def _flag(self, name: str) -> Flag:
         if name in self.flags:
             return self.flags[name]
-        raise UsageError(f"{self.program}: unknown flag {name}{meant(name, self.flags)}; try: {self.program} --help")
+        raise UsageError(
+            f"{self.command.name}: unknown flag {name}{meant(name, self.flags)}; try: {self.program} --help"
+        )
 
     def _take(self, flag: Flag, name: str, value: str | None) -> None:
         if flag.kind == SWITCH:
             if value is not None and value.lower() not in TRUTH:
-                raise UsageError(f"{self.program}: {name}={value}: true or false is expected")
+                raise UsageError(f"{self.command.name}: {name}={value}: true or false is expected")
             self.values[flag.key] = True if value is None else TRUTH[value.lower()]
             return
         if value is None:
             if not self.arguments:
-                raise UsageError(f"{self.program}: {name} needs a value: {flag.value}; try: {self.program} --help")
+                raise UsageError(f"{self.command.name}: {name} needs a value: {flag.value}; try: {self.program} --help")
             value = self.arguments.pop(0)
         self.values[flag.key] = (*self.values[flag.key], value) if flag.kind == LIST else value
 
@@ -135,7 +137,7 @@ def choose(program: str, commands: Mapping[str, Command], name: str) -> Command:
     """
     if name in commands:
         return commands[name]
-    raise UsageError(f"{program}: unknown command {name}{meant(name, commands)}; try: {program} --help")
+    raise UsageError(f"unknown command {name}{meant(name, commands)}; try: {program} --help")
 
 
 def meant(word: str, known: Iterable[str]) -> str:

@@ -33,11 +33,28 @@ from minicontainer.linux import procfs
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import Process
 from minicontainer.plan import Explain
+from minicontainer.store import Store
 from minicontainer.supervisor import Started, Streams
 
 __all__ = [
-    "CREATED", "EXITED", "RUNNING", "Container", "Home", "Layers", "Options", "Port", "Started", "Streams", "Volume",
-    "home", "image", "images", "pull", "push", "tag",
+    "CREATED",
+    "EXITED",
+    "RUNNING",
+    "Container",
+    "Home",
+    "Layers",
+    "Options",
+    "Port",
+    "Started",
+    "Streams",
+    "Volume",
+    "home",
+    "image",
+    "images",
+    "open_store",
+    "pull",
+    "push",
+    "tag",
 ]  # fmt: skip
 UNHANDLED_GRACE = 0.5  # seconds that a first process has to begin handling a stop signal which it would not feel
 KILLED = 128 + signal.SIGKILL
@@ -62,52 +79,55 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
         Error: the options contradict themselves, the image cannot be had, the name is taken.
     """
     bundle.check(options)
-    containers.prepare(home)
-    config_digest, config, lowers = _image_of(home, options, layers)
-    words = bundle.command(options, config)
-    container_id = os.urandom(32).hex()
-    place = home.container(container_id)
-    with files.lock(f"{home.data}/containers.lock", shared=True):  # `repair` takes it alone: a half-made one is ours
-        os.mkdir(place, 0o700)
+    store = open_store(home)
+    with store.session(), files.lock(f"{home.data}/containers.lock", shared=True):  # no layer or half of it is swept
+        image_id, config, lowers = (
+            ("", layers.image, layers.lowers) if layers else _image_of(home, store, options.image)
+        )
+        container_id = os.urandom(32).hex()
+        place = home.container(container_id)
         container = Container(
             id=container_id,
             name=options.name or container_id[:12],
             image=options.image,
-            image_id=config_digest,
+            image_id=image_id,
             options=options,
             created=time.time(),
-            command=words,
+            command=bundle.command(options, config),
             stop_signal=options.stop_signal or config.stop_signal or "SIGTERM",
             bundle=place,
             lowers=lowers,
             upper=layers.upper if layers else f"{place}/upper",
             work=layers.work if layers else f"{place}/work",
         )
-        try:
-            signal_number(container.stop_signal)
-            containers.claim_name(home, container.name, container_id)
-            container = container._replace(id_base=containers.claim_ids(home, container_id))
-            for directory in ("rootfs",) if layers else ("rootfs", "upper", "work"):
-                os.mkdir(f"{place}/{directory}", 0o755)
-            files.write(f"{place}/image.json", json.dumps(config.to_json()).encode())
-            return containers.write(home, container, was=CREATED)
-        except BaseException:
-            containers.remove(home, container)
-            raise
+        signal_number(container.stop_signal)
+        return _claim(home, container, config)
 
 
-def _image_of(home: Home, options: Options, layers: Layers | None) -> tuple[str, ContainerConfig, tuple[str, ...]]:
-    if layers:
-        return "", layers.image, layers.lowers
-    store = open_store(home)
-    with store.session():
-        try:
-            descriptor = store.resolve(options.image)
-        except ImageNotFound:
-            descriptor = pull(home, options.image)
-        manifest = store.manifest(descriptor)
-        config = store.config(manifest)
-        return manifest.config.digest, config.config, snapshots.unpack(home.data, store, manifest, config)
+def _claim(home: Home, container: Container, config: ContainerConfig) -> Container:
+    """Make the container's files and take its name and ids; all or nothing."""
+    place = container.bundle
+    os.mkdir(place, 0o700)
+    try:
+        containers.claim_name(home, container.name, container.id)
+        container = container._replace(id_base=containers.claim_ids(home, container.id))
+        for directory in {f"{place}/rootfs", container.upper, container.work}:
+            os.makedirs(directory, 0o755, exist_ok=True)
+        files.write(f"{place}/image.json", json.dumps(config.to_json()).encode())
+        return containers.write(home, container, was=CREATED)
+    except BaseException:
+        containers.remove(home, container)
+        raise
+
+
+def _image_of(home: Home, store: Store, reference: str) -> tuple[str, ContainerConfig, tuple[str, ...]]:
+    try:
+        descriptor = store.resolve(reference)
+    except ImageNotFound:
+        descriptor = pull(home, reference)
+    manifest = store.manifest(descriptor)
+    config = store.config(manifest)
+    return manifest.config.digest, config.config, snapshots.unpack(home.data, store, manifest, config)
 
 
 def start(home: Home, id: str, *, streams: Streams = Streams(), explain: Explain | None = None) -> Container:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from minicontainer import containers, files, snapshots
 from minicontainer.containers import Container, Home
+from minicontainer.credentials import Credentials
 from minicontainer.errors import Error
 from minicontainer.oci.image import Descriptor, ImageConfig, Manifest
 from minicontainer.oci.reference import Reference
@@ -44,7 +45,11 @@ def pull(
     store = open_store(home)
     with store.session():
         descriptor = registry.pull(
-            store, Reference.parse(reference), plain_http=bool(plain_http), credentials=credentials, progress=progress
+            store,
+            Reference.parse(reference),
+            plain_http=bool(plain_http),
+            credentials=credentials and Credentials(*credentials),
+            progress=progress,
         )
         if unpack:
             manifest = store.manifest(descriptor)
@@ -69,7 +74,7 @@ def push(
         source,
         Reference.parse(reference or source),
         plain_http=bool(plain_http),
-        credentials=credentials,
+        credentials=credentials and Credentials(*credentials),
         progress=progress,
     )
 

@@ -11,7 +11,7 @@ from minicontainer.arguments import LIST, TEXT, Flag, Parsed, UsageError
 from minicontainer.containers import Options, Port, Ulimit, Volume
 
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 FLAGS = (
     Flag(("-i", "--interactive"), "keep stdin open"),

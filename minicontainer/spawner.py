@@ -168,6 +168,7 @@ def _work(home: Home, request: bytes, reply: int) -> None:
 
 def _end_when_abandoned(reply: int) -> None:
     """Ask the kernel for SIGIO when the other end is closed: fcntl(2), F_SETOWN."""
+
     def abandoned(*_: object) -> None:
         raise Abandoned
 

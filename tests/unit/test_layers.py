@@ -15,7 +15,7 @@ MINICONTAINER = {
     1: "oci/reference oci/image oci/runtime archives credentials containers",
     2: "plan distribution store layers expansion cgroups checks sealing seccomp rootfs logs",
     3: "states snapshots registry init bundle network dockerfile context run_options",
-    4: "runtime copying stages build_cache images reports",
+    4: "runtime copying stages build_cache images reports image_archives",
     5: "runtime_cli supervisor",
     6: "engine",
     7: "build_steps spawner foreground",
