@@ -5,7 +5,6 @@ Stands on `store`, `scheduler` and `lifecycle`; the only writer besides the acti
 """
 
 import asyncio
-import logging
 import random
 import uuid
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from miniecs import lifecycle, records, scheduler
+from miniecs.journal import tell, warn
 from miniecs.lifecycle import Wish
 from miniecs.model import (
     ContainerInstance,
@@ -44,8 +44,6 @@ from miniecs.store import (
     Store,
     Transaction,
 )
-
-log = logging.getLogger("miniecs.controller")
 
 EVENTS = 100  # a service keeps the newest
 REPEAT_SECONDS = 6 * 3600  # how long the same complaint is not repeated
@@ -103,6 +101,7 @@ class Controller:
     def note(self, changes: Iterable[Change]) -> None:
         """Remember which services the changes concern."""
         for change in changes:
+            _tell(change)
             if change.kind == SERVICES.name:
                 self._services.add(change.key)
                 self._dirty.add(change.key)
@@ -155,7 +154,7 @@ class Controller:
             return lifecycle.lost(transaction, instance, reason, self.clock()) if instance else []
 
         tasks = await self.store.transact(decide)
-        log.warning("container instance lost arn=%s silent=%.1fs tasks=%d", arn, seconds, len(tasks))
+        warn("container instance lost", arn=arn, seconds=seconds, tasks=len(tasks))
 
     async def refused(self, arns: list[str], reason: str) -> None:
         """An agent cannot take these tasks."""
@@ -219,7 +218,6 @@ class Controller:
             if task is None:
                 return started, decision
             started.append(task)
-            log.info("task placed arn=%s instance=%s service=%s", task.task_arn, decision.chosen, service.service_name)
         return started, None
 
     def _concluded(self, transaction: Transaction, service: Service, voice: "_Voice") -> Service:
@@ -252,7 +250,7 @@ class _Voice:
         event_id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
         event = ServiceEvent(id=event_id, created_at=self.now, message=f"(service {self.name}) {text}")
         self.events = (event, *self.events[: EVENTS - 1])
-        log.info("service event service=%s message=%s", self.name, msgspec.json.encode(text).decode())
+        tell("service event", service=self.name, message=text)
 
     def complain(self, text: str) -> None:
         """Say it, unless it was said of this deployment not long ago."""
@@ -263,6 +261,21 @@ class _Voice:
     def of_tasks(self, text: str, tasks: list[Task]) -> None:
         if tasks:
             self.say(f"{text.format(len(tasks))}: {' '.join(f'(task {task.id})' for task in tasks)}.")
+
+
+def _tell(change: Change) -> None:
+    """The journal has every move of a task."""
+    task, before = change.after, change.before
+    if not isinstance(task, Task) or (isinstance(before, Task) and before.last_status == task.last_status):
+        return
+    if change.kind == STOPPED_TASKS.name:
+        codes = [one.exit_code for one in task.containers if one.exit_code is not None]
+        reason = task.stopped_reason
+        tell("task stopped", arn=task.task_arn, reason=reason, code=task.stop_code, exit=",".join(map(str, codes)))
+    elif before is None:
+        tell("task placed", arn=task.task_arn, instance=last(task.container_instance_arn), group=task.group)
+    else:
+        tell(f"task {task.last_status.lower()}", arn=task.task_arn)
 
 
 def _unplaced(decision: Placement) -> str:

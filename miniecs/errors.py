@@ -48,19 +48,23 @@ class ValidationException(AwsError):
     """A member is missing or out of its range (services other than ECS and ECR)."""
 
 
-class MissingAuthenticationTokenException(AwsError):
+class AuthError(AwsError):
+    """The request is not signed, or not by someone we know; never raised itself."""
+
+
+class MissingAuthenticationTokenException(AuthError):
     text = "Missing Authentication Token"
 
 
-class IncompleteSignatureException(AwsError):
+class IncompleteSignatureException(AuthError):
     """The Authorization header lacks a part."""
 
 
-class UnrecognizedClientException(AwsError):
+class UnrecognizedClientException(AuthError):
     text = "The security token included in the request is invalid."
 
 
-class InvalidSignatureException(AwsError):
+class InvalidSignatureException(AuthError):
     text = (
         "The request signature we calculated does not match the signature you provided. "
         "Check your AWS Secret Access Key and signing method. Consult the service documentation for details."

@@ -8,19 +8,18 @@ service model of amazon-ecs-agent (ecs-agent/acs/model/api), whose frames these 
 
 import asyncio
 import json
-import logging
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import WSMessage, WSMsgType, web
 
 from miniecs import overrides, records
 from miniecs.controller import Controller
+from miniecs.journal import tell, warn
 from miniecs.model import ContainerInstance, InstanceStatus, Json, Task, TaskStatus, key_of, last
 from miniecs.store import CLUSTERS, INSTANCES, TASKS, Change, Store, Transaction
-
-log = logging.getLogger("miniecs.sessions")
 
 BEAT = 1.0  # seconds between heartbeats
 RESEND = 2.0  # seconds until a payload that is not acknowledged is sent again
@@ -61,7 +60,7 @@ class Sessions:
         await socket.prepare(request)
         refusal, instance = await self.store.read(lambda transaction: _look_up(transaction, request.query))
         if instance is None:
-            log.warning("session refused reason=%s address=%s", refusal, request.remote)
+            warn("session refused", reason=refusal, address=request.remote)
             await _send(socket, refusal, {"message": f"{refusal}: {request.query.get('containerInstanceArn', '')}"})
             await socket.close()
             return socket
@@ -84,14 +83,14 @@ class Sessions:
         await self.controller.connected(session.arn, True)
         await session.send_manifest()
         await session.deliver()
-        log.info("session began instance=%s address=%s", session.arn, address)
+        tell("session began", instance=session.arn, address=address)
 
     async def _end(self, session: "Session") -> None:
         if self._sessions.get(session.arn) is session:
             del self._sessions[session.arn]
             self._silent[session.arn] = session.silent
             await self.controller.connected(session.arn, False)
-            log.info("session ended instance=%s", session.arn)
+            tell("session ended", instance=session.arn)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -102,7 +101,7 @@ class Sessions:
             for session in list(self._sessions.values()):
                 session.silent += BEAT if session.asked else 0.0
                 if session.silent >= self.instance_timeout:
-                    log.warning("session silent instance=%s seconds=%.1f", session.arn, session.silent)
+                    warn("session silent", instance=session.arn, seconds=session.silent)
                     del self._sessions[session.arn]
                     self._silent[session.arn] = session.silent
                     session.abort()
@@ -161,7 +160,7 @@ class Session:
             frame = json.loads(message.data)
             kind, content = frame["type"], frame.get("message") or {}
         except (ValueError, KeyError, TypeError):
-            log.warning("frame unreadable instance=%s frame=%.80r", self.arn, message.data)
+            warn("frame unreadable", instance=self.arn, frame=str(message.data)[:80])
             return
         self.silent, self.asked = 0.0, False
         match kind:
@@ -174,7 +173,7 @@ class Session:
             case "HeartbeatAckRequest":
                 pass  # any frame is a sign of life
             case _:
-                log.warning("frame unknown instance=%s type=%.40s", self.arn, kind)
+                warn("frame unknown", instance=self.arn, type=str(kind)[:40])
 
     async def send_manifest(self) -> None:
         """All tasks that are believed to be on the instance; what else it holds it will ask about."""
@@ -235,7 +234,7 @@ class Session:
     async def _refused(self, content: Json) -> None:
         _, tasks = self._waiting.pop(content.get("messageId", ""), (0.0, {}))
         reason = str(content.get("reason") or "the agent refused the task")
-        log.warning("payload refused instance=%s reason=%s", self.arn, reason)
+        warn("payload refused", instance=self.arn, reason=reason)
         self._given |= tasks
         await self.sessions.controller.refused(list(tasks), reason)
 
@@ -259,10 +258,8 @@ class Session:
 
 
 async def _send(socket: web.WebSocketResponse, kind: str, message: Json) -> None:
-    try:
+    with suppress(ConnectionError):  # it is closed: the end of the session says so
         await socket.send_str(json.dumps({"type": kind, "message": message}))
-    except ConnectionError:
-        log.debug("frame not sent type=%s: the connection is closed", kind)
 
 
 def _new_id() -> str:
