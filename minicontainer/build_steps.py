@@ -4,6 +4,7 @@ Below `build`, which walks the stages. A RUN is an `engine` run on the layers so
 namespace of its own; the upper directory of their overlay becomes the next layer. Ruled by the Dockerfile reference.
 """
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -19,7 +20,7 @@ from minicontainer.build_cache import Cache, Layer, drop_unchanged
 from minicontainer.containers import Home, Options, Volume
 from minicontainer.context import Digests, Source, Tree, fingerprint
 from minicontainer.dockerfile import Heredoc, Instruction, heredoc
-from minicontainer.errors import ImageNotFound
+from minicontainer.errors import Error, ImageNotFound
 from minicontainer.expansion import expand, expand_document
 from minicontainer.oci import image
 from minicontainer.oci.image import Descriptor, History, ImageConfig, Manifest, Platform
@@ -29,7 +30,15 @@ from minicontainer.stages import Refused, Scope, State
 from minicontainer.store import Store
 
 DOCKER_IMAGE = "docker-image://"
-MOUNT_POINTS = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "dev", "proc", "sys")  # made for a run, not by it
+MOUNT_POINTS = (
+    "etc/hosts",
+    "etc/hostname",
+    "etc/resolv.conf",
+    "etc",
+    "dev",
+    "proc",
+    "sys",
+)  # made for a run, not by it
 SCRIPTS = "/dev/pipes"  # where a RUN finds its here-document that is a script
 REMOTE = re.compile(r"(https?|ftp|git|ssh)://|git@[\w.-]+:")
 NETWORKS = {"": "", "default": "", "none": "none", "host": "host"}
@@ -212,7 +221,9 @@ class Steps:
             other = stage(name) or self.image(self.request.contexts.get(name, name))
             copy = copy._replace(keep_owner=True)
             inputs: tuple[Any, ...] = ("COPY", copy, words, layers.chain_id(other.diff_ids) if other.layers else "")
-            return Plan(inputs, lambda overlay: self._copy_from(other, words, copy, overlay, step), instruction.text)
+            return Plan(
+                inputs, lambda overlay: self._copy_from(name, other, words, copy, overlay, step), instruction.text
+            )
         taken = self._taken(instruction, words, self.request.contexts.get(name, self.request.context), variables)
         prints = [fingerprint(tree, [source], self.digests) for tree, source in taken]
 
@@ -225,12 +236,14 @@ class Steps:
 
         return Plan(inputs=("COPY", copy, prints), make=make, history=instruction.text)
 
-    def _copy_from(self, other: Work, words: list[str], copy: copying.Copy, overlay: Overlay, step: Step) -> None:
+    def _copy_from(
+        self, name: str, other: Work, words: list[str], copy: copying.Copy, overlay: Overlay, step: Step
+    ) -> None:
         with self._changes(other) as theirs:
 
             def child() -> list[str]:
                 tree = Tree(self._mount(theirs))
-                taken = [(tree, source) for word in words for source in tree.sources(word)]
+                taken = [pair for word in words for pair in _sources(tree, word, f"--from={name}")]
                 self._enter(overlay)
                 return copying.place(taken, copy)
 
@@ -245,10 +258,10 @@ class Steps:
         for word, written in zip(words, instruction.arguments, strict=False):
             if instruction.heredocs and heredoc(written, self.scope.escape):
                 tree = self._inline(next(documents), variables)
-                taken += [(tree, source) for source in tree.sources("*")]
+                taken += _sources(tree, "*", "the here-document")
             else:
                 tree = self._tree(directory)
-                taken += [(tree, source) for source in tree.sources(word)]
+                taken += _sources(tree, word, f"the context {directory}")
         return taken
 
     def _tree(self, directory: str) -> Tree:
@@ -333,6 +346,14 @@ def read_ignore(directory: str, of: str = "") -> Ignore:
             with open(path, encoding="utf-8") as file:
                 return parse_ignore(file.read())
     return Ignore()
+
+
+def _sources(tree: Tree, word: str, where: str) -> list[tuple[Tree, Source]]:
+    try:
+        return [(tree, source) for source in tree.sources(word)]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = "" if error.errno == errno.ENOENT and "dockerignore" not in str(error) else f": {error.strerror}"
+        raise Error(f"{word} is not in {where}{why}") from None
 
 
 def _destination(instruction: Instruction, destination: str, state: State, escape: str) -> copying.Copy:

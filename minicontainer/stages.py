@@ -23,7 +23,7 @@ DURATION = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60
 
 
 class Stage(NamedTuple):
-    """A FROM and what follows it, the `number`th. `base` is the earlier stage it begins with, or None for the image `image`."""
+    """A FROM and what follows it. `base` is the number of the earlier stage it begins with; None: the image `image`."""
 
     number: int
     name: str

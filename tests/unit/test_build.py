@@ -1,0 +1,236 @@
+"""build: what it reads before it builds, and what its command line asks for."""
+
+import fcntl
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from minicontainer import build
+from minicontainer.build import BuildError, Request
+from minicontainer.build_cache import Cache, Layer, clamp_times, drop_unchanged
+from minicontainer.build_steps import _destination, _script, _without_proxies, read_ignore
+from minicontainer.containers import Home
+from minicontainer.dockerfile import Instruction, parse
+from minicontainer.oci.image import LAYER_GZIP, ContainerConfig, Descriptor
+from minicontainer.stages import Refused, State
+from minicontainer.store import Store
+
+
+def instruction(text: str) -> Instruction:
+    return parse(f"FROM a\n{text}").instructions[-1]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    directory = tmp_path / "context"
+    directory.mkdir()
+    (directory / "Dockerfile").write_text("FROM scratch\n")
+    return directory
+
+
+# --- what is read
+
+
+def test_the_dockerfile_of_the_context_is_read_and_named_with_its_path(context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM\n")
+    with pytest.raises(BuildError, match=rf"^{context}/Dockerfile:1: FROM: needs"):
+        build.read_dockerfile(Request(context=str(context)))
+
+
+def test_another_dockerfile_may_be_anywhere(context: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("FROM x\n")
+    parsed = build.read_dockerfile(Request(context=str(context), dockerfile=str(tmp_path / "other")))
+    assert parsed.instructions[0].arguments == ("x",)
+
+
+def test_a_dockerfile_may_come_from_stdin(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("FROM y\n"))
+    assert build.read_dockerfile(Request(context=str(context), dockerfile="-")).instructions[0].arguments == ("y",)
+
+
+def test_a_missing_dockerfile_or_context_says_what_to_try(context: Path) -> None:
+    (context / "Dockerfile").unlink()
+    with pytest.raises(BuildError, match="Dockerfile: no such file; try: --file PATH"):
+        build.read_dockerfile(Request(context=str(context)))
+    with pytest.raises(BuildError, match="the build context is not a directory"):
+        build.read_dockerfile(Request(context=str(context / "none")))
+    (context / "Dockerfile").write_bytes(b"\xff\xfe")
+    with pytest.raises(BuildError, match="not a Dockerfile"):
+        build.read_dockerfile(Request(context=str(context)))
+
+
+def test_the_dockerfiles_own_ignore_file_comes_first(context: Path) -> None:
+    assert not read_ignore(str(context)).excludes("a")
+    (context / ".dockerignore").write_text("a\n")
+    (context / "Dockerfile.dockerignore").write_text("b\n")
+    assert read_ignore(str(context)).excludes("a")
+    assert not read_ignore(str(context), str(context / "Dockerfile")).excludes("a")
+    assert read_ignore(str(context), str(context / "Dockerfile")).excludes("b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--label", "x"], "x: write NAME=VALUE"),
+        (["--build-context", "=y"], "=y: write NAME=VALUE"),
+        (["--tag", "BAD"], "invalid reference 'BAD'"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_read(
+    context: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    with pytest.raises(Exception, match=said):
+        build.main(Home(data=str(tmp_path / "data")), [*arguments, str(context)])
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_build_arg_without_a_value_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIVEN", "v")
+    monkeypatch.delenv("ABSENT", raising=False)
+    assert build._from_environment("GIVEN") == ("GIVEN", "v")
+    assert build._from_environment("ABSENT") is None
+    assert build._from_environment("A=b=c") == ("A", "b=c")
+
+
+def test_directories_of_dead_builds_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
+    work = tmp_path / "cache" / "build" / "work"
+    (work / "dead" / "upper").mkdir(parents=True)
+    (work / "alive").mkdir()
+    held = os.open(work / "alive", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with build._scratch_directory(str(tmp_path)) as path:
+        assert sorted(os.listdir(work)) == sorted(["alive", os.path.basename(path)])
+    assert os.listdir(work) == ["alive"]
+    os.close(held)
+
+
+# --- what a step is
+
+
+@pytest.mark.parametrize(
+    ("written", "destination", "is_directory"),
+    [
+        ("/a", "/a", False),
+        ("/a/", "/a", True),
+        ("a", "/w/a", False),
+        (".", "/w", True),
+        ("./", "/w", True),
+        ("..", "/", True),
+        ("../../a", "/a", False),
+        ("//a", "/a", False),
+    ],
+)
+def test_a_destination_is_below_the_workdir(written: str, destination: str, is_directory: bool) -> None:
+    state = State(config=ContainerConfig(working_dir="/w"))
+    copy = _destination(instruction(f"COPY x {written}"), written, state, "\\")
+    assert (copy.destination, copy.is_directory) == (destination, is_directory)
+
+
+def test_flags_of_copy_are_expanded() -> None:
+    state = State(config=ContainerConfig(), arguments={"m": "640", "o": "web"})
+    copy = _destination(instruction("ADD --chmod=$m --chown=$o:$o x /"), "/", state, "\\")
+    assert (copy.mode, copy.owner, copy.extract) == (0o640, "web:web", True)
+    with pytest.raises(Refused, match="only octal"):
+        _destination(instruction("COPY --chmod=rwx x /"), "/", state, "\\")
+
+
+@pytest.mark.parametrize(
+    ("text", "script", "told"),
+    [
+        ("RUN a", False, ""),
+        ("RUN <<E\nhi\nE", False, "hi\n"),
+        ("RUN <<E\n#!/x\nE", True, "/dev/pipes/E"),
+        ("RUN cat <<E >x\nhi\nE", False, "cat <<E >x\nhi\nE"),
+        ("RUN <<A cat <<B\n1\nA\n2\nB", False, "<<A cat <<B\n1\nA\n2\nB"),
+    ],
+)
+def test_a_here_document_is_text_for_the_shell_or_a_script(text: str, script: bool, told: str) -> None:
+    found, said = _script(instruction(text))
+    assert (found is not None, said) == (script, told)
+
+
+def test_proxies_are_no_part_of_a_key() -> None:
+    assert _without_proxies(("a=b", "http_proxy=x", "NO_PROXY=y")) == ["a=b"]
+
+
+# --- the cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(str(tmp_path), Store(str(tmp_path / "oci")))
+
+
+def test_a_key_is_of_all_that_a_step_depends_on(cache: Cache, tmp_path: Path) -> None:
+    one, two = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+    keys = [
+        cache.key([], ["RUN", "a"]),
+        cache.key([], ["RUN", "b"]),
+        cache.key([one], ["RUN", "a"]),
+        cache.key([one, two], ["RUN", "a"]),
+        cache.key([two, one], ["RUN", "a"]),
+        Cache(str(tmp_path), cache.store, epoch=0).key([], ["RUN", "a"]),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert cache.key([], ("RUN", "a")) == keys[0]
+
+
+def test_an_entry_is_a_hit_while_its_layer_is_there(cache: Cache, tmp_path: Path) -> None:
+    digest, size = cache.store.put(b"layer")
+    diff_id = "sha256:" + "3" * 64
+    layer = Layer(diff_id=diff_id, created="now", descriptor=Descriptor(LAYER_GZIP, digest, size))
+    cache.put("k", layer)
+    assert cache.get("k") == layer
+    assert cache.get("other") is None
+    cache.store.collect()
+    assert cache.get("k") is None
+    (tmp_path / "layers" / "sha256" / ("3" * 64) / "diff").mkdir(parents=True)
+    assert cache.get("k") == layer._replace(descriptor=None)
+
+
+def test_a_step_that_changed_nothing_is_remembered_too(cache: Cache) -> None:
+    cache.put("k", Layer(diff_id="", created="now"))
+    assert cache.get("k") == Layer(diff_id="", created="now")
+
+
+def test_nothing_is_younger_than_the_source_date(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "young").write_text("")
+    (tmp_path / "old").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    os.utime(tmp_path / "old", (5, 5))
+    clamp_times(str(tmp_path), 1000)
+    times = {path.name: path.lstat().st_mtime for path in (tmp_path, *tmp_path.rglob("*"))}
+    assert times == {tmp_path.name: 1000, "d": 1000, "young": 1000, "old": 5, "link": 1000}
+
+
+def test_mount_points_go_and_what_was_put_into_them_stays(tmp_path: Path) -> None:
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    for directory in ("upper/proc", "upper/dev", "upper/etc", "lower/etc"):
+        (tmp_path / directory).mkdir(parents=True)
+    (upper / "etc" / "hosts").write_text("")
+    (upper / "etc" / "hostname").write_text("mine")
+    (upper / "dev" / "file").write_text("")
+    drop_unchanged(str(upper), [str(lower)], ["etc/hosts", "etc/hostname", "proc", "dev", "sys"])
+    assert sorted(str(path.relative_to(upper)) for path in upper.rglob("*")) == [
+        "dev",
+        "dev/file",
+        "etc",
+        "etc/hostname",
+    ]
+
+
+def test_a_directory_that_was_only_opened_for_a_mount_point_goes(tmp_path: Path) -> None:
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    (upper / "etc").mkdir(parents=True)
+    (lower / "etc").mkdir(parents=True)
+    (upper / "etc" / "hosts").write_text("")
+    drop_unchanged(str(upper), [str(lower)], ["etc/hosts"])
+    assert os.listdir(upper) == []
+    (upper / "etc").mkdir()
+    (upper / "etc").chmod(0o700)  # the command meant it
+    (upper / "etc" / "hosts").write_text("")
+    drop_unchanged(str(upper), [str(lower)], ["etc/hosts"])
+    assert os.listdir(upper) == ["etc"]
