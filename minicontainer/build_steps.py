@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from minicontainer import copying, engine, files, layers, snapshots, stages
+from minicontainer import copying, engine, files, layers, network, snapshots, stages
 from minicontainer.build_cache import Cache, Layer, drop_unchanged
 from minicontainer.containers import Home, Options, Volume
 from minicontainer.context import Digests, Source, Tree, fingerprint
@@ -322,6 +322,8 @@ class Steps:
             os.chmod(path, 0o755)
             volume = Volume(source=os.path.normpath(path), target=f"{SCRIPTS}/{script.name}", read_only=True)
             options = options._replace(volumes=(volume,))
+        if options.network == "bridge":
+            network.preload()  # once, here: each supervisor is forked from this process
         new = [path for path in MOUNT_POINTS if not _exists(overlay.lowers, path)]
         code = engine.run(self.home, options, layers=engine.Layers(*overlay), output=step.output)
         drop_unchanged(overlay.upper, overlay.lowers, new)
