@@ -21,6 +21,8 @@ from minicontainer.linux.flags import (
     CAPABILITIES,
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
+    CLONE_NEWUSER,
+    CLONE_PARENT,
     CLOSE_RANGE_CLOEXEC,
     MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
@@ -40,6 +42,7 @@ from minicontainer.linux.flags import (
 )
 from minicontainer.linux.syscalls import (
     capset,
+    clone3,
     close_range,
     interface_up,
     keyctl_join_session_keyring,
@@ -49,6 +52,7 @@ from minicontainer.linux.syscalls import (
     seccomp_load,
     setdomainname,
     sethostname,
+    setns,
     unshare,
 )
 from minicontainer.oci.runtime import Capabilities, Process, Rlimit, Spec
@@ -56,6 +60,13 @@ from minicontainer.plan import Explain, Plan, Step, run
 
 READY = b"ready\n"
 MAPPED, JOINED = b"m", b"j"
+
+
+class Join(NamedTuple):
+    """A namespace to enter, or several of one process by its pidfd: setns(2)."""
+
+    descriptor: int
+    flags: int
 
 
 class Pipes(NamedTuple):
@@ -148,6 +159,52 @@ def told(message: bytes) -> Error:
         if code == str(kind.exit_code):
             return kind(text)
     return Error(text or "the container's process died before it could say why")
+
+
+# Enter: into namespaces that exist
+
+
+def clone_joined(joins: Iterable[Join], new: int, into: int) -> int:
+    """clone3 after setns: a helper enters the namespaces and makes the child as its sibling, by CLONE_PARENT."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    helper = clone3(0, into)
+    if helper == 0:
+        try:
+            child = _enter_and_clone(joins, new)
+        except OSError as error:
+            os.write(write, f"!{error}".encode())
+            os._exit(1)
+        if child == 0:
+            os.close(read)
+            os.close(write)
+            return 0
+        os.write(write, str(child).encode())
+        os._exit(0)
+    os.close(write)
+    said = read_all(read).decode("utf-8", "replace")
+    os.close(read)
+    os.waitpid(helper, 0)
+    if not said.isdecimal():
+        raise Error(f"cannot enter the namespaces: {said[1:] or 'the helper died'}")
+    return int(said)
+
+
+def _enter_and_clone(joins: Iterable[Join], new: int) -> int:
+    prctl(PR_SET_DUMPABLE, 0)
+    for join in joins:
+        setns(join.descriptor, join.flags)
+        if join.flags & CLONE_NEWUSER:
+            os.setgroups(())
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+    return clone3(new | CLONE_PARENT)
+
+
+def read_all(descriptor: int) -> bytes:
+    parts = []
+    while part := os.read(descriptor, 1 << 16):
+        parts.append(part)
+    return b"".join(parts)
 
 
 # Arrive: out of the caller's surroundings

@@ -9,8 +9,8 @@ import fcntl
 import os
 import resource
 import signal as signals
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from minicontainer import cgroups, checks, files, init, rootfs, seccomp, states
@@ -26,13 +26,11 @@ from minicontainer.linux.flags import (
     CLONE_NEWPID,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
-    CLONE_PARENT,
     MOUNT_ATTR_IDMAP,
-    PR_SET_DUMPABLE,
 )
-from minicontainer.linux.syscalls import clone3, mount_setattr, prctl, setns
+from minicontainer.linux.syscalls import clone3, mount_setattr
 from minicontainer.oci.runtime import IdMapping, Process, Rlimit, Seccomp, Spec, State, Status
-from minicontainer.plan import Explain, Plan, Step, run
+from minicontainer.plan import Explain, Plan, Step, StepFailed, run
 from minicontainer.states import NoSuchContainer as NoSuchContainer
 from minicontainer.states import WrongStatus as WrongStatus
 from minicontainer.states import containers as containers
@@ -61,13 +59,6 @@ class Caller(NamedTuple):
     no_new_keyring: bool = False
     parent_death_signal: int = 0
     explain: Explain | None = None
-
-
-class Join(NamedTuple):
-    """A namespace to enter, or several of one process by its pidfd: setns(2)."""
-
-    descriptor: int
-    flags: int
 
 
 class Descriptors:
@@ -153,8 +144,9 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     undo.callback(_end, pid)
     opened.close(pipes.orders)
     opened.close(pipes.report)
-    run(_settle(pid, spec, state, child.mapped, bound, link), caller.explain)
-    said = _read_all(link.report)
+    with _last_words(link.report):
+        run(_settle(pid, spec, state, child.mapped, bound, link), caller.explain)
+    said = init.read_all(link.report)
     if said != init.READY:
         raise init.told(said)
     return pid
@@ -200,7 +192,7 @@ def _child(
 def _explain_of_child(opened: Descriptors, explain: Explain) -> Explain:
     """The child gets standard streams of its own: it explains itself on a copy of the caller's."""
     copy = fcntl.fcntl(explain.descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
-    return Explain(descriptor=opened.add(copy), who="init")
+    return explain._replace(descriptor=opened.add(copy), who="init")
 
 
 def _console(opened: Descriptors, console_socket: str | int | None) -> int:
@@ -215,13 +207,13 @@ def _console(opened: Descriptors, console_socket: str | int | None) -> int:
     return opened.add(connection.detach())
 
 
-def _joins_by_path(opened: Descriptors, spec: Spec) -> list[Join]:
+def _joins_by_path(opened: Descriptors, spec: Spec) -> list[init.Join]:
     """The user namespace last: after it, the others might be out of reach."""
     joins = []
     for namespace in sorted(spec.linux.namespaces, key=lambda one: one.type == "user"):
         if namespace.path:
             flag, _ = NAMESPACES[namespace.type]
-            joins.append(Join(opened.add(os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)), flag))
+            joins.append(init.Join(opened.add(os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)), flag))
     return joins
 
 
@@ -231,49 +223,13 @@ def _version2_descriptor(opened: Descriptors, state: State) -> int:
     return opened.add(os.open(state.cgroups[cgroups.UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _clone(new: int, joins: list[Join], into: int) -> Plan[int]:
+def _clone(new: int, joins: list[init.Join], into: int) -> Plan[int]:
     if joins:
         why = "a child in namespaces that exist: by a helper, as one is born into a pid namespace"
-        pid = yield Step(clone_joined, (tuple(joins), new, into), why)
+        pid = yield Step(init.clone_joined, (tuple(joins), new, into), why)
     else:
         pid = yield Step(clone3, (new, into), "a child in namespaces of its own, all at once")
     return int(pid)
-
-
-def clone_joined(joins: Iterable[Join], new: int, into: int) -> int:
-    """clone3 after setns: a helper enters the namespaces and makes the child as its sibling, by CLONE_PARENT."""
-    read, write = os.pipe2(os.O_CLOEXEC)
-    helper = clone3(0, into)
-    if helper == 0:
-        try:
-            child = _enter_and_clone(joins, new)
-        except OSError as error:
-            os.write(write, f"!{error}".encode())
-            os._exit(1)
-        if child == 0:
-            os.close(read)
-            os.close(write)
-            return 0
-        os.write(write, str(child).encode())
-        os._exit(0)
-    os.close(write)
-    said = _read_all(read).decode("utf-8", "replace")
-    os.close(read)
-    os.waitpid(helper, 0)
-    if not said.isdecimal():
-        raise Error(f"cannot enter the namespaces: {said[1:] or 'the helper died'}")
-    return int(said)
-
-
-def _enter_and_clone(joins: Iterable[Join], new: int) -> int:
-    prctl(PR_SET_DUMPABLE, 0)
-    for join in joins:
-        setns(join.descriptor, join.flags)
-        if join.flags & CLONE_NEWUSER:
-            os.setgroups(())
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
-    return clone3(new | CLONE_PARENT)
 
 
 def _settle(
@@ -327,11 +283,17 @@ def _raise_limits(pid: int, limits: Iterable[Rlimit]) -> Plan[None]:
             yield Step(resource.prlimit, (pid, number, (soft, hard)), f"{limit.type} is above the caller's own")
 
 
-def _read_all(descriptor: int) -> bytes:
-    parts = []
-    while part := os.read(descriptor, 1 << 16):
-        parts.append(part)
-    return b"".join(parts)
+@contextmanager
+def _last_words(report: int) -> Iterator[None]:
+    """A step of the creator fails when the child is dead: then the child's own reason is the one to tell."""
+    try:
+        yield
+    except StepFailed:
+        os.set_blocking(report, False)
+        with suppress(BlockingIOError):
+            if said := init.read_all(report):
+                raise init.told(said) from None
+        raise
 
 
 def _end(pid: int) -> None:
@@ -358,7 +320,7 @@ def start(root: str, container_id: str, explain: Explain | None = None) -> None:
         fifo = opened.add(os.open(f"{directory}/{states.FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         errors = opened.add(os.open(f"{directory}/{states.ERROR}", os.O_RDONLY | os.O_CLOEXEC))
         run(_let_go(fifo, errors), explain)
-        if said := _read_all(errors):
+        if said := init.read_all(errors):
             raise init.told(said)
 
 
@@ -470,8 +432,9 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         undo.callback(_end, pid)
         opened.close(pipes.orders)
         opened.close(pipes.report)
-        run(_admit(pid, process, current, link), caller.explain)
-        if said := _read_all(link.report):
+        with _last_words(link.report):
+            run(_admit(pid, process, current, link), caller.explain)
+        if said := init.read_all(link.report):
             raise init.told(said)
         if caller.pid_file:
             files.write(caller.pid_file, str(pid).encode(), mode=0o644)
@@ -479,11 +442,11 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
     return pid
 
 
-def _join_process(opened: Descriptors, current: State) -> Join:
+def _join_process(opened: Descriptors, current: State) -> init.Join:
     """All namespaces of the container's first process that are not the caller's own."""
     descriptor = opened.add(os.pidfd_open(current.pid))
     others = 0
     for flag, name in NAMESPACES.values():
         if os.stat(f"/proc/{current.pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
             others |= flag
-    return Join(descriptor, others)
+    return init.Join(descriptor, others)

@@ -299,7 +299,7 @@ def _object(kind: type[Value], **parsers: Parser) -> Callable[[Any, str], Value]
 
 
 def _plain(value: Any, kind: Any, where: str) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise Error(f"config.json: {where} is {value!r}, which is not of the type {getattr(kind, '__name__', kind)}")
     return value
 

@@ -101,7 +101,7 @@ def test_masked_paths_look_empty_and_readonly_paths_refuse(tmp_path: Path) -> No
 def test_devices_are_there_and_no_other_can_be_used(tmp_path: Path) -> None:
     said = sh(
         tmp_path,
-        "echo x > /dev/null; head -c 2 /dev/zero > /dev/full || ls /dev; readlink /dev/ptmx 2>/dev/null; "
+        "echo x > /dev/null; cat /dev/zero > /dev/full || true; ls /dev; readlink /dev/ptmx 2>/dev/null; "
         "mknod /dev/disk b 254 0 2>&1 || true",
     )
     for name in ("fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "tty", "urandom", "zero"):
