@@ -1,12 +1,13 @@
 """Sessions: the websockets of agents: tasks go down, acknowledgments and heartbeats come up, silence means loss.
 
 Stands on `controller` and the store; `server` gives it connections whose signature is verified. What is not
-acknowledged is sent again, what was sent twice is harmless: a task is known by its ARN. Time passes in beats, not by
+acknowledged is sent again, what was sent twice is harmless: a task is known by its ARN. Time passes in ticks, not by
 the wall clock, so a server that was itself stopped does not take its agents for dead. Ruled by the agent communication
 service model of amazon-ecs-agent (ecs-agent/acs/model/api), whose frames these are.
 """
 
 import asyncio
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -21,8 +22,10 @@ from miniecs.journal import tell, warn
 from miniecs.model import ContainerInstance, InstanceStatus, Json, Task, TaskStatus, key_of, last
 from miniecs.store import CLUSTERS, INSTANCES, TASKS, Change, Store, Transaction
 
-BEAT = 1.0  # seconds between heartbeats
+TICK = 0.25  # seconds: how finely silence is measured
+BEAT = 4  # ticks between heartbeats
 RESEND = 2.0  # seconds until a payload that is not acknowledged is sent again
+GOODBYE = 1.0  # seconds that a closing waits for the other side
 FRAME_BYTES = 4 * 1024 * 1024
 # Members of a task definition that concern the agent and are passed on as they are.
 OF_DEFINITION = ("volumes", "task_role_arn", "execution_role_arn", "pid_mode", "ipc_mode", "network_mode")
@@ -56,7 +59,7 @@ class Sessions:
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """One agent's session, from the upgrade of its connection to the end of it."""
-        socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES, autoping=True)
+        socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES, timeout=GOODBYE)
         await socket.prepare(request)
         refusal, instance = await self.store.read(lambda transaction: _look_up(transaction, request.query))
         if instance is None:
@@ -79,7 +82,7 @@ class Sessions:
         self._sessions[session.arn] = session
         self._silent.pop(session.arn, None)
         if older:
-            await older.close("another session of this container instance began")
+            older.replaced()
         await self.controller.connected(session.arn, True)
         await session.send_manifest()
         await session.deliver()
@@ -95,36 +98,35 @@ class Sessions:
     # --- time --------------------------------------------------------------------------------------------------------
 
     async def _beats(self) -> None:
-        """Every beat: ask each agent for a sign of life, send again what waits, give up who was silent for too long."""
-        while True:
-            await asyncio.sleep(BEAT)
+        """Ask each agent for a sign of life, send again what waits, give up who was silent for too long."""
+        for tick in itertools.count():
+            await asyncio.sleep(TICK)
             for session in list(self._sessions.values()):
-                session.silent += BEAT if session.asked else 0.0
+                session.silent += TICK
                 if session.silent >= self.instance_timeout:
                     warn("session silent", instance=session.arn, seconds=session.silent)
                     del self._sessions[session.arn]
                     self._silent[session.arn] = session.silent
                     session.abort()
                     await self.controller.connected(session.arn, False)
-                else:
+                elif tick % BEAT == 0:
                     session.beat()
             await self._give_up()
 
     async def _give_up(self) -> None:
         for arn, seconds in list(self._silent.items()):
-            self._silent[arn] = seconds + BEAT
-            if seconds >= self.instance_timeout:
-                del self._silent[arn]
-                await self.controller.lost(arn, seconds)
+            self._silent[arn] = seconds + TICK
+            if self._silent[arn] >= self.instance_timeout:
+                await self.controller.lost(arn, self._silent.pop(arn))
 
     async def _deliveries(self) -> None:
         """Give agents what changed, when it is durable."""
         while True:
-            concerned = {_instance_of(change) for change in await self._watch.changes()}
-            for arn in concerned:
-                if arn and (session := self._sessions.get(arn)):
-                    session.wake()
-            await asyncio.sleep(0)
+            changes = await self._watch.changes()
+            for arn in {_instance_of(change) for change in changes} & set(self._sessions):
+                self._sessions[arn].wake()
+            for arn in {_deregistered(change) for change in changes} & set(self._sessions):
+                self._sessions[arn].dismiss()
 
 
 class Session:
@@ -134,20 +136,19 @@ class Session:
         self.sessions = sessions
         self.arn = arn
         self.cluster_arn = cluster_arn
-        self.silent = 0.0  # seconds since the first heartbeat that was not answered
-        self.asked = False  # a heartbeat waits for its answer
+        self.silent = 0.0  # seconds since its last frame
         self._socket = socket
         self._given: dict[str, TaskStatus] = {}  # task ARN to the desired status that the agent has acknowledged
         self._waiting: dict[str, tuple[float, dict[str, TaskStatus]]] = {}  # message id to its age, and its tasks
+        self._delivering = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()  # what runs beside the reading of the socket
 
     def beat(self) -> None:
-        self.asked = True
         self._spawn(self._send("HeartbeatMessage", {"messageId": _new_id(), "healthy": True}))
         due = [message for message, (age, _) in self._waiting.items() if age >= RESEND]
         for message in due:
             del self._waiting[message]
-        self._waiting = {message: (age + BEAT, tasks) for message, (age, tasks) in self._waiting.items()}
+        self._waiting = {message: (age + BEAT * TICK, tasks) for message, (age, tasks) in self._waiting.items()}
         if due:
             self.wake()
 
@@ -162,7 +163,7 @@ class Session:
         except (ValueError, KeyError, TypeError):
             warn("frame unreadable", instance=self.arn, frame=str(message.data)[:80])
             return
-        self.silent, self.asked = 0.0, False
+        self.silent = 0.0
         match kind:
             case "AckRequest":
                 self._given |= self._waiting.pop(content.get("messageId", ""), (0.0, {}))[1]
@@ -174,6 +175,13 @@ class Session:
                 pass  # any frame is a sign of life
             case _:
                 warn("frame unknown", instance=self.arn, type=str(kind)[:40])
+
+    def replaced(self) -> None:
+        self._spawn(self.close("another session of this container instance began"))
+
+    def dismiss(self) -> None:
+        """The container instance was deregistered."""
+        self._spawn(self.close("the container instance was deregistered", "InactiveInstanceException"))
 
     async def send_manifest(self) -> None:
         """All tasks that are believed to be on the instance; what else it holds it will ask about."""
@@ -190,23 +198,22 @@ class Session:
 
     async def deliver(self) -> None:
         """Send the tasks of which the agent does not know the desired status; stops come before starts."""
-        tasks = await self.sessions.store.read(self._due)
-        if not tasks:
-            return
-        address = self._address()
-        self._waiting[address["messageId"]] = (0.0, {task["arn"]: TaskStatus(task["desiredStatus"]) for task in tasks})
+        async with self._delivering:  # one at a time: what one sends is not due for the next
+            tasks = await self.sessions.store.read(self._due)
+            if not tasks:
+                return
+            address = self._address()
+            given = {task["arn"]: TaskStatus(task["desiredStatus"]) for task in tasks}
+            self._waiting[address["messageId"]] = (0.0, given)
         await self._send("PayloadMessage", {**address, "seqNum": 1, "tasks": tasks})
 
-    async def close(self, reason: str) -> None:
-        await self._send("CloseMessage", {"message": reason})
+    async def close(self, reason: str, kind: str = "CloseMessage") -> None:
+        await self._send(kind, {"message": reason})
         await self._socket.close()
 
     def abort(self) -> None:
         """Drop the connection: there is nobody to say goodbye to."""
-        self._spawn(self._drop())
-
-    async def _drop(self) -> None:
-        await self._socket.close()
+        self._spawn(self._socket.close())
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -283,6 +290,12 @@ def _look_up(transaction: Transaction, query: Mapping[str, str]) -> tuple[str, C
 def _instance_of(change: Change) -> str:
     """The instance whose agent has to hear of a change; a STOPPED task needs nothing more."""
     return change.after.container_instance_arn if change.kind == TASKS.name and change.after else ""
+
+
+def _deregistered(change: Change) -> str:
+    """The instance that a change deregistered."""
+    gone = change.kind == INSTANCES.name and change.after and change.after.status == InstanceStatus.INACTIVE
+    return change.after.container_instance_arn if gone else ""
 
 
 def _payload(transaction: Transaction, task: Task) -> Json:
