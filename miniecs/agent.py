@@ -8,11 +8,9 @@ import argparse
 import asyncio
 import base64
 import contextlib
-import logging
 import os
 import random
 import signal
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,10 +26,9 @@ from miniecs.client import UNREACHABLE, Client, Refusal, credentials, host_and_p
 from miniecs.container_definition import METADATA_ADDRESS, Instance
 from miniecs.container_instance import Settings, registration, settings
 from miniecs.errors import Error
+from miniecs.journal import open_journal, tell, warn
 from miniecs.task_engine import TaskEngine
 from miniecs.transitions import SubmitTaskStateChange, TaskRecord
-
-log = logging.getLogger("miniecs.agent")
 
 SILENCE = 5.0  # seconds without a frame: the server sends one every second
 FIRST_DELAY, LAST_DELAY = 0.1, 1.0  # between attempts to connect; an instance without a session is lost after 4 s
@@ -45,7 +42,7 @@ UNKNOWN_TO_SERVER = "Task is not known to the control plane"
 
 def main(arguments: argparse.Namespace) -> int:
     """Run an agent until SIGTERM or SIGINT: the exit code of `miniecs agent`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    open_journal()
     chosen, found = settings(arguments), credentials()
     # First of all: the spawner forks while this process has one thread.
     with task_engine.spawner(f"{chosen.data}/minicontainer") as spawner:
@@ -68,7 +65,7 @@ async def _until_signal(chosen: Settings, spawner: task_engine.Spawner, found: A
         for task in (running, *waiting):
             task.cancel()
         await asyncio.gather(running, *waiting, return_exceptions=True)
-        log.info("agent leaves, its tasks run on tasks=%d", len(agent.tasks.records()))
+        tell("agent leaves, its tasks run on", tasks=len(agent.tasks.records()))
     if orphaned.is_set():
         raise Error("the engine's process was killed; try: start the agent again, it finds its tasks")
     return 0
@@ -129,10 +126,8 @@ class Agent:
         """
         await persist("register", self._register_once, self._may_register_again)
         self.registered.set()
-        log.info(
-            "registered containerInstance=%s cluster=%s cpu=%d memory=%d",
-            self.identity.container_instance_arn, self.chosen.cluster, self.chosen.cpu, self.chosen.memory,
-        )  # fmt: skip
+        arn = self.identity.container_instance_arn
+        tell("registered", arn=arn, cluster=self.chosen.cluster, cpu=self.chosen.cpu, memory=self.chosen.memory)
 
     async def _register_once(self) -> None:
         answer = await self.client.call("RegisterContainerInstance", registration(self.chosen, self.identity))
@@ -150,7 +145,7 @@ class Agent:
 
     def start_over(self, reason: str) -> None:
         """The control plane has no such instance: its tasks end, and this computer becomes another one."""
-        log.warning("starting over reason=%r", reason)
+        warn("agent starts over", reason=reason)
         for record in self.tasks.records():
             self.tasks.stop(record.task.arn, UNKNOWN_TO_SERVER)
         self._become(container_instance_arn="", client_token=str(uuid.uuid4()))
@@ -167,9 +162,9 @@ class Agent:
                 await self.register()
             websocket: aiohttp.ClientWebSocketResponse = await persist("connect", self._connect, lambda _: True)
             async with websocket:
-                log.info("session begins endpoint=%s", self.chosen.endpoint)
+                tell("session begins", endpoint=self.chosen.endpoint)
                 why = await Session(self, websocket).hold()
-            log.info("session ends reason=%r", why)
+            tell("session ends", reason=why)
             await asyncio.sleep(FIRST_DELAY * random.random())  # a control plane that comes back is not stormed
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
@@ -194,8 +189,7 @@ class Agent:
         arn, status = record.task.arn, transitions.known_status(record)
         if self.said.get(arn) != (record.desired_status, status):
             self.said[arn] = (record.desired_status, status)
-            reason = f" reason={record.stopped_reason!r}" if record.stopped_reason else ""
-            log.info("task arn=%s desired=%s known=%s%s", arn, record.desired_status, status, reason)
+            tell_of(record)
         if record.reports and arn not in self.senders:
             self.senders[arn] = asyncio.create_task(self._send(arn))
 
@@ -212,7 +206,7 @@ class Agent:
         try:
             await persist("report", lambda: self.client.call(operation, body), lambda refusal: not refusal.final)
         except Refusal as refusal:
-            log.warning("report dropped task=%s refusal=%r", report.task, str(refusal))
+            warn("report dropped", task=report.task, refusal=refusal)
 
     def _forget(self, record: TaskRecord) -> None:
         self.identity = remember(self.identity, record.task.arn)
@@ -278,7 +272,7 @@ class Session:
             try:
                 message = acs.decode(frame.data)
             except msgspec.MsgspecError as error:
-                log.warning("frame not understood error=%r", str(error))
+                warn("frame not understood", error=error)
                 continue
             if ended := await self._answer(message):
                 return ended
@@ -300,7 +294,7 @@ class Session:
             case acs.CloseMessage():
                 return message.message
             case _:
-                log.info("frame of an unknown type")
+                tell("frame of an unknown type passed over")
         return ""
 
     async def _send(self, message: msgspec.Struct) -> None:
@@ -383,6 +377,16 @@ def submission(report: transitions.Report, cluster: str) -> tuple[str, dict[str,
 # --- effects ----------------------------------------------------------------------------------------------------------
 
 
+def tell_of(record: TaskRecord) -> None:
+    """A task's status; why, if it is to stop; how its containers ended, once they have."""
+    status = transitions.known_status(record)
+    event = "received" if status == "NONE" else status.lower()
+    if status == "RUNNING" and record.desired_status == "STOPPED":
+        event = "stopping"
+    exits = [f"{one.name}:{one.exit_code}" for one in record.containers if one.exit_code is not None]
+    tell(f"task {event}", arn=record.task.arn, reason=record.stopped_reason, exit=",".join(exits))
+
+
 async def persist(what: str, attempt: Callable[[], Awaitable[Any]], may_go_on: Callable[[Refusal], bool]) -> Any:
     """Try until it is done: at once, then ever later, up to `LAST_DELAY`. Each new obstacle is said once.
 
@@ -400,12 +404,19 @@ async def persist(what: str, attempt: Callable[[], Awaitable[Any]], may_go_on: C
             slowly = REFUSED_DELAY if refusal.for_credentials else 0.0
             obstacle = str(refusal)
         except UNREACHABLE as error:
-            obstacle = str(error) or type(error).__name__
+            obstacle = unreachable(error)
         if obstacle != said:
-            log.warning("%s failed, trying again obstacle=%r", what, obstacle)
+            warn(f"{what} fails, trying again", obstacle=obstacle)
             said = obstacle
         await asyncio.sleep(max(delay * (0.8 + 0.4 * random.random()), slowly))
         delay = min(delay * 1.5, LAST_DELAY)
+
+
+def unreachable(error: Exception) -> str:
+    """Why there was no answer, in the kernel's words if there are any."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    return (os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "") or str(error) or "no answer"
 
 
 @contextlib.asynccontextmanager

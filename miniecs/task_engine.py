@@ -8,7 +8,6 @@ next begins. Ruled by the ECS developer guide: task definition parameters, conta
 
 import asyncio
 import contextlib
-import logging
 import os
 import shutil
 import time
@@ -38,9 +37,9 @@ from miniecs.container_definition import (
     network_bindings,
     options,
 )
+from miniecs.errors import Error as UserError
+from miniecs.journal import line, log, warn
 from miniecs.transitions import Action, ContainerRecord, Effect, Status, TaskRecord
-
-log = logging.getLogger("miniecs.task_engine")
 
 STOP_TIMEOUT = 30  # seconds from SIGTERM to SIGKILL when the task definition does not say
 RETRY = 1.0  # seconds until what must not fail is tried again
@@ -64,6 +63,8 @@ def spawner(root: str) -> Iterator[Spawner]:
     forked = spawning.Spawner.start(home(root))
     try:
         yield forked
+    except Error as error:
+        raise UserError(str(error)) from error  # it is the same to a user of miniecs whose error it is
     finally:
         forked.close()
 
@@ -103,7 +104,7 @@ class Images:
             except (Error, OSError) as error:
                 if not here:
                     raise
-                log.warning("image not pulled, the one that is here is used image=%s error=%r", image, str(error))
+                warn("image not pulled, the one that is here is used", image=image, error=error)
                 return here
 
     async def _here(self, image: str) -> str:
@@ -244,13 +245,13 @@ class _Runner:
         try:
             record = await self._effect(action)
         except Gone as gone:  # the kernel ran out of memory, say: nothing is known of the container, so nothing is said
-            log.warning("trying again task=%s container=%s obstacle=%r", self.record.task.arn, name, str(gone))
+            warn("trying again", task=self.record.task.arn, container=name, effect=action.effect, obstacle=gone)
             await asyncio.sleep(RETRY)
             record = self.record
         except (Error, OSError) as error:
             record = transitions.failed(self.record, name, f"{failure}: {error}", self.tasks.clock())
-        except Exception as error:  # a daemon's loop: our bug ends this container, not the agent
-            log.exception("effect failed task=%s container=%s effect=%s", self.record.task.arn, name, action.effect)
+        except Exception as error:  # noqa: BLE001 - a daemon's loop: our bug ends this container, not the agent
+            log.exception("%s", line("effect failed", task=self.record.task.arn, container=name, effect=action.effect))
             record = transitions.failed(self.record, name, f"{failure}: {error!r}", self.tasks.clock())
         self.effects.pop(name, None)
         self.busy.pop(name, None)
@@ -320,7 +321,7 @@ class _Runner:
             except ContainerNotFound:
                 return transitions.exited(self.record, name, None, self.tasks.clock(), GONE)
             except (Error, OSError) as error:  # it may run still: nothing that it holds may be given to others
-                log.warning('stop failed task=%s container=%s error="%s"', self.record.task.arn, name, error)
+                warn("stop fails, trying again", task=self.record.task.arn, container=name, error=error)
                 await asyncio.sleep(RETRY)
 
     async def _watch(self, name: str, container: Made) -> None:
@@ -396,7 +397,7 @@ class _Runner:
         except ContainerNotFound:
             return  # it was never made, or is gone already
         except (Error, OSError) as error:
-            log.warning("left behind task=%s %s=%r error=%r", self.record.task.arn, function, arguments, str(error))
+            warn("left behind", task=self.record.task.arn, function=function, error=error)
 
     async def _call(self, function: str, **arguments: Any) -> Any:
         return await self.tasks.spawner.call(function, **arguments)
