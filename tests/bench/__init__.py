@@ -1,0 +1,1 @@
+"""Figures of ours beside the peers that are installed. For people: CI judges no time."""
