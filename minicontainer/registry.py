@@ -29,7 +29,7 @@ def pull(
     reference: Reference | str,
     *,
     plain_http: bool = False,
-    credentials: Credentials | None = None,
+    credentials: tuple[str, str] | None = None,
     progress: Progress | None = None,
     platform: Platform | None = None,
 ) -> Descriptor:
@@ -59,7 +59,7 @@ def push(
     reference: Reference | str,
     *,
     plain_http: bool = False,
-    credentials: Credentials | None = None,
+    credentials: tuple[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Descriptor:
     """Send an image of the store, with all that it names, and give it the reference's name in the registry."""
@@ -71,11 +71,12 @@ def push(
     return descriptor
 
 
-def login(registry: str, credentials: Credentials, *, plain_http: bool = False) -> None:
+def login(registry: str, credentials: tuple[str, str], *, plain_http: bool = False) -> None:
     """Prove the credentials at the registry, and keep them where docker does."""
-    with Registry(registry, credentials, plain_http) as connection:
+    who = Credentials(*credentials)
+    with Registry(registry, who, plain_http) as connection:
         connection.request("GET", "/v2/").read()
-    known.save(registry, credentials)
+    known.save(registry, who)
 
 
 def logout(registry: str) -> bool:
@@ -217,8 +218,9 @@ def _parsed(reference: Reference | str) -> Reference:
     return reference if isinstance(reference, Reference) else Reference.parse(reference)
 
 
-def _registry(name: Reference, plain_http: bool, credentials: Credentials | None) -> Registry:
-    return Registry(name.registry, credentials or known.load(name.registry), plain_http)
+def _registry(name: Reference, plain_http: bool, credentials: tuple[str, str] | None) -> Registry:
+    who = Credentials(*credentials) if credentials else known.load(name.registry)
+    return Registry(name.registry, who, plain_http)
 
 
 def _silent(event: str, digest: str, done: int, total: int) -> None:

@@ -40,6 +40,7 @@ STATUSES = {  # distribution-spec, Error Codes: the status that goes with each
     "MANIFEST_UNKNOWN": 404,
     "NAME_INVALID": 400,
     "NAME_UNKNOWN": 404,
+    "PAGINATION_NUMBER_INVALID": 400,
     "RANGE_INVALID": 416,
     "SIZE_INVALID": 413,
     "TAG_INVALID": 400,
@@ -377,7 +378,7 @@ def _page(request: web.Request, path: str, names: list[str], shape: Callable[[li
     """Names in order after `last`, at most `n` of them, with a link to the rest."""
     last, number = request.query.get("last", ""), request.query.get("n", "")
     if number and not number.isdecimal():
-        raise Refused("UNSUPPORTED", f"n is {number!r}, not a number")
+        raise Refused("PAGINATION_NUMBER_INVALID", f"n is {number!r}, not a number")
     rest = [name for name in names if name > last] if last else names
     some = rest[: int(number)] if number else rest
     headers = {}

@@ -1,7 +1,7 @@
 """Images: descriptor, index, manifest and image config as values.
 
 No I/O: `store` reads and writes them, `registry` moves them, `build` makes them, `bundle` runs them. Ruled by
-image-spec (descriptor.md, manifest.md, image-index.md, config.md) and docker's schema 2, which names the same things otherwise.
+image-spec (descriptor.md, manifest.md, image-index.md, config.md) and docker's schema 2, with other names for the same.
 A document is hostile until it is a value: each field has its type, or the document is refused by the field's name.
 """
 
@@ -87,11 +87,12 @@ class Descriptor(NamedTuple):
             isinstance(digest, str) and is_digest(digest), "descriptor", f"digest {digest!r} is not one we can verify"
         )
         _require(type(size) is int and 0 <= size < 1 << 63, "descriptor", f"size {size!r} is not a number of bytes")
+        platform = Platform.from_json(_object(value, "platform", "descriptor"))
         return cls(
             media_type=media_type,
             digest=digest,
             size=size,
-            platform=Platform.from_json(value["platform"]) if isinstance(value.get("platform"), dict) else None,
+            platform=platform if any(platform) else None,
             annotations=_string_map(value, "annotations", "descriptor"),
             urls=_strings(value, "urls", "descriptor"),
         )

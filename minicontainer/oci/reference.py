@@ -72,11 +72,12 @@ class Reference(NamedTuple):
 
     def familiar(self) -> str:
         """The short form that people type: without the registry and namespace that are understood."""
-        name = f"{self.registry}/{self.repository}"
-        if self.registry == DEFAULT_REGISTRY:
-            name = self.repository.removeprefix(f"{DEFAULT_NAMESPACE}/")
-            if "/" in name and _is_registry(name.partition("/")[0]):
-                name = self.repository
+        name = self.repository
+        if name.count("/") == 1:
+            name = name.removeprefix(f"{DEFAULT_NAMESPACE}/")
+        first, slash, _ = name.partition("/")
+        if self.registry != DEFAULT_REGISTRY or (slash and _is_registry(first)):  # it would be taken for a registry
+            name = f"{self.registry}/{self.repository}"
         return _spelled(name, self.tag, self.digest)
 
 
@@ -89,7 +90,7 @@ def is_tag(text: str) -> bool:
 
 
 def is_digest(text: str) -> bool:
-    """Whether `text` is `algorithm:hex` of an algorithm that we can verify; it is then safe in a path: descriptor.md."""
+    """Whether `text` is `algorithm:hex` of an algorithm that we can verify; so safe in a path: descriptor.md."""
     algorithm, _, digits = text.partition(":")
     return len(digits) == DIGEST_LENGTHS.get(algorithm) and _HEXADECIMAL.fullmatch(digits) is not None
 
