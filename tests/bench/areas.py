@@ -198,6 +198,6 @@ AREAS: dict[str, Area] = {"start": start, "unpack": unpack, "build": build, "api
 
 def environment() -> None:
     """Nothing of the caller's settings may change what is measured."""
-    for name in ("MINICONTAINER_ROOT", "SOURCE_DATE_EPOCH"):
+    for name in ("MINICONTAINER_ROOT", "SOURCE_DATE_EPOCH", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
