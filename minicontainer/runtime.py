@@ -1,7 +1,7 @@
 """The life of a container: create, start, state, kill, pause, delete, and further processes in it.
 
 Stands between `init` (the child) and those who run containers. Ruled by runtime-spec runtime.md. What is known of a
-container is in ROOT/ID/state.json; what is true is asked of /proc, of the fifo and of the cgroup. The caller has one
+container is in ROOT/ID/state.json; what is true is asked of /proc, of a lock and of the cgroup. The caller has one
 thread: a child goes on as a copy of it.
 """
 

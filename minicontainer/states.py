@@ -1,9 +1,10 @@
 """States: what is recorded of a container, and what is true of it.
 
 Stands between `runtime` and the files in ROOT/ID. Ruled by runtime-spec runtime.md (State). A record says what is made;
-whether it lives is asked of /proc, whether its program has begun of the fifo, whether it is frozen of its cgroup.
+whether it lives is asked of /proc, whether its program has begun of a lock, whether it is frozen of its cgroup.
 """
 
+import fcntl
 import json
 import os
 import time
@@ -94,11 +95,19 @@ def _status(directory: str, recorded: State) -> Status:
         return Status.STOPPED
     if cgroups.is_frozen(recorded.cgroups):
         return Status.PAUSED
+    return Status.CREATED if _waits(directory) else Status.RUNNING
+
+
+def _waits(directory: str) -> bool:
+    """The first process holds a lock on the file for its last words until execve closes it: see `runtime`."""
+    descriptor = os.open(f"{directory}/{ERROR}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.close(os.open(f"{directory}/{FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:
-        return Status.RUNNING  # ENXIO, nobody reads: execve has closed the other end
-    return Status.CREATED
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def containers(root: str) -> list[State]:
