@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from miniecs import auth, errors, explain, journal, listeners, wire
+from miniecs import auth, errors, explain, journal, listeners, registry, wire
 from miniecs.api import clusters, container_instances, ecr, services, tags, task_definitions, tasks
 from miniecs.controller import Controller
 from miniecs.journal import tell, warn
@@ -147,8 +147,12 @@ class Server:
         application.router.add_post("/", self._guarded(self._action))
         application.router.add_get("/ws", self._guarded(self._session))
         application.router.add_get("/_miniecs/{what}", self._guarded(self._ours))
+        application.add_subapp("/v2/", registry.routes(f"{self.settings.data}/registry", self._authorize))
         application.router.add_route("*", "/{path:.*}", self._guarded(self._unknown))
         return application
+
+    def _authorize(self, user: str, password: str) -> bool:
+        return auth.authorize(user, password, self.secrets, self.clock())
 
     def _guarded(
         self, answer: Callable[[web.Request, bytes, str], Awaitable[web.StreamResponse]]
