@@ -22,9 +22,15 @@ class Census(NamedTuple):
     processes: frozenset[str]
     namespaces: frozenset[str]
 
-    def beyond(self, earlier: "Census") -> dict[str, list[str]]:
-        """Kind to names, of what is here and was not there."""
-        return {kind: sorted(getattr(self, kind) - getattr(earlier, kind)) for kind in self._fields}
+    def beyond(self, earlier: "Census", bridge: str = "") -> dict[str, list[str]]:
+        """Kind to names, of what is here and was not there; with `bridge`, without what labs on other bridges have."""
+        new = {kind: getattr(self, kind) - getattr(earlier, kind) for kind in self._fields}
+        others = {name.partition("p")[0] for name in os.listdir("/sys/class/net") if name.startswith("ecs")} - {bridge}
+        if bridge:
+            new["links"] = {name for name in new["links"] if name.partition("p")[0] not in others}
+            theirs = tuple(f"/{CGROUP}/{other}/" for other in others)
+            new["cgroups"] = {name for name in new["cgroups"] if not any(part in f"{name}/" for part in theirs)}
+        return {kind: sorted(names) for kind, names in new.items()}
 
 
 def census(data: Path) -> Census:

@@ -112,7 +112,7 @@ class Demo:
             self.terminal.command(f"miniecs server --data {os.path.relpath(self.data)}/server --listen {self.registry}")
             self.lab.start_server()
             token = self.client("ecr").get_authorization_token()["authorizationData"][0]["authorizationToken"]
-            self.terminal.command("aws ecr get-login-password |")
+            self.terminal.command("aws ecr get-login-password | \\")
             password = base64.b64decode(token).decode().partition(":")[2]
             self.call("minicontainer", "login", "--username", "AWS", "--password-stdin", self.registry, stdin=password)
             for image in ("web:1", "hungry:1"):
@@ -146,7 +146,7 @@ class Demo:
                 page = fetch(f"{task.url}/cgi-bin/whoami")
                 if task.task_id not in page:
                     raise Error(f"{task.url} does not name its task {task.task_id}: {page!r}")
-                rows.append((task.task_id[:8], task.machine, task.url, "; ".join(page.split("\n")[:3])))
+                rows.append((task.task_id[:8], task.machine, task.url, said(page)))
             self.terminal.table(("TASK", "INSTANCE", "PAGE", "THE PAGE SAYS"), rows)
             self.terminal.block(self.call("miniecs", "explain", tasks[0].task_id, "--cluster", CLUSTER))
             step.done("each page names its task and instance, from the task metadata endpoint")
@@ -192,7 +192,7 @@ class Demo:
             self.until(lambda: not self.described("web", "RUNNING"), 30, "the tasks to stop")
             self.ecs("DeleteService", cluster=CLUSTER, service="web")
             self.tidy()
-            left = census(self.data).beyond(self.before)
+            left = census(self.data).beyond(self.before, self.lab.bridge)
             rows = [(kind, len(names), " ".join(names)[:90]) for kind, names in left.items()]
             self.terminal.table(("LEFT BEHIND", "COUNT", ""), rows)
             if any(left.values()) or self.data.exists():
@@ -359,6 +359,12 @@ def fetch(url: str) -> str:
     """
     with urllib.request.urlopen(url, timeout=3) as answer:
         return str(answer.read().decode())
+
+
+def said(page: str) -> str:
+    """What the page of images/web says, short: of each ARN the first digits of its id."""
+    values = (line.partition("=") for line in page.splitlines() if line.startswith(("task=", "instance=")))
+    return "  ".join(f"{name} {value.rpartition('/')[2][:8]}" for name, _, value in values)
 
 
 def main() -> int:
