@@ -146,11 +146,17 @@ class Steps:
                 raise ImageNotFound(name)
             descriptor = self.store.resolve(name)
         except ImageNotFound:
-            from minicontainer import engine  # as in _run_in
-
-            descriptor = engine.pull(self.home, name)
+            descriptor = self._pull(name)
         manifest = self.store.manifest(descriptor, self.platform)
         return manifest, self.store.config(manifest)
+
+    def _pull(self, name: str) -> Descriptor:
+        from minicontainer import engine  # as in _run_in
+
+        try:
+            return engine.pull(self.home, name)
+        except Error as error:
+            raise Error(f"image {name} cannot be pulled: {error}") from error
 
     def _lowers(self, work: Work) -> tuple[str, ...]:
         """The unpacked layers, the topmost first; below nothing an empty directory, for overlay wants one."""

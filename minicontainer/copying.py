@@ -86,6 +86,8 @@ def place(taken: list[tuple[Tree, Source]], copy: Copy) -> list[str]:
     destination = os.path.realpath(copy.destination)
     if copy.is_directory:
         make_directories(destination, owner)
+    elif len(taken) > 1 and not os.path.isdir(destination):
+        raise Error(f"{len(taken)} sources match: the destination must be a directory: {copy.destination}/")
     for tree, source in taken:
         if copy.extract and not source.is_directory and _extract(tree, source, destination, owner):
             continue

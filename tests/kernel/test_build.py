@@ -369,7 +369,7 @@ def test_a_source_date_makes_builds_the_same(world: World, tmp_path: Path) -> No
         ("FROM base\nEXPOSE x", "Dockerfile:2: EXPOSE: x is not a port"),
         ("FROM base\nFOO x", "Dockerfile:2: unknown instruction FOO"),
         ('FROM base\nENV a="${b:?must be}"', "Dockerfile:2: ENV: b: must be"),
-        ("FROM 127.0.0.1:1/absent/image", "Dockerfile:1: FROM: "),
+        ("FROM 127.0.0.1:1/absent/image", "Dockerfile:1: FROM: image 127.0.0.1:1/absent/image cannot be pulled: "),
         ("FROM base\nUSER ghost\nRUN true", "Dockerfile:3: RUN: "),
         ('FROM base\nRUN ["/none"]', "Dockerfile:2: RUN: "),
     ],

@@ -158,6 +158,15 @@ def test_what_cannot_be_copied_says_why(context: Path, rootfs: Path, word: str, 
 
 
 @pytest.mark.kernel
+def test_several_files_need_a_directory(context: Path, rootfs: Path) -> None:
+    (context / "src" / "three").write_text("3")
+    with pytest.raises(Error, match="2 sources match: the destination must be a directory: /new/"):
+        copy(context, rootfs, "src/*e", Copy("/new"))
+    copy(context, rootfs, "src/*e", Copy("/dir"))
+    assert sorted(os.listdir(rootfs / "dir")) == ["one", "three"]
+
+
+@pytest.mark.kernel
 def test_fifos_are_copied_and_devices_refused(context: Path, rootfs: Path) -> None:
     os.mkfifo(context / "fifo")
     copy(context, rootfs, "fifo", Copy("/fifo"))

@@ -119,7 +119,7 @@ def test_a_line_is_cut_outside_quotes(text: str, words: list[str]) -> None:
 
 def test_a_here_document_keeps_its_quotes() -> None:
     text = """it's "$set" ${unset:-x} \\$set \\n \\\\ ${set}\n"""
-    assert expand_document(text, VARIABLES) == "it's \"value\" x $set \\n \\ value\n"
+    assert expand_document(text, VARIABLES) == 'it\'s "value" x $set \\n \\ value\n'
 
 
 def test_a_pattern_becomes_a_regular_expression() -> None:
