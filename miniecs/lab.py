@@ -132,10 +132,13 @@ class Lab:
             "--listen",
             f"{self.address}:{PORT}",
         ]
-        self.server = self._spawn([*command, *options], "server")
+        greeting = self.data / "server/endpoint"
+        greeting.unlink(missing_ok=True)
+        self.server = server = self._spawn([*command, *options], "server")
         self._remember()
-        server = self.server
-        _wait(lambda: server.poll() is not None or _listens(self.address, PORT), 20, "the server to listen")
+        _wait(
+            lambda: server.poll() is not None or (greeting.exists() and _listens(self.address, PORT)), 20, "the server"
+        )
         if server.poll() is not None:
             raise Error(f"miniecs server ended at once; its log says:\n{self.log('server')}")
 
@@ -228,7 +231,12 @@ class Lab:
     def _remember(self) -> None:
         """Keep on disk what `sweep` needs, should this process be killed."""
         processes = [machine.pid for machine in self.machines.values()] + ([self.server.pid] if self.server else [])
-        record = {"bridge": self.bridge, "processes": [[pid, _start_time(pid)] for pid in processes]}
+        record = {
+            "bridge": self.bridge,
+            "processes": [[pid, _start_time(pid)] for pid in processes],
+            # Whoever sweeps may be in other cgroups than we are.
+            "cgroups": [f"{directory}/{CGROUP}/{self.bridge}" for directory in own_cgroups()],
+        }
         temporary = self.data / "lab.json.new"
         temporary.write_text(json.dumps(record))
         temporary.rename(self.data / "lab.json")
@@ -246,10 +254,10 @@ def sweep(data: Path) -> None:
             _wait(lambda pid=pid, start=start_time: _start_time(pid) != start, 10, f"process {pid} to end")  # type: ignore[misc]  # a lambda's defaults
     if os.path.exists(f"/sys/class/net/{record['bridge']}"):
         _ip("link", "delete", record["bridge"])
-    for directory in own_cgroups():
-        _remove_cgroup(directory / CGROUP / record["bridge"])
+    for cgroup in map(Path, record["cgroups"]):
+        _remove_cgroup(cgroup)
         with contextlib.suppress(OSError):  # another lab is up below it
-            (directory / CGROUP).rmdir()
+            cgroup.parent.rmdir()
     (data / "lab.json").unlink()
 
 
