@@ -220,6 +220,8 @@ def device_program(rules: Iterable[DeviceRule]) -> bytes:
     ]
     for rule in reversed(list(rules)):
         program += _device_rule(rule)
+        if rule.type in ("a", "") and set(rule.access or "rwm") == set("rwm"):
+            return b"".join(program)  # it matches all, and the kernel refuses code that cannot be reached
     program += [_instruction(0xB7, 0, 0, 0, 0), _instruction(0x95, 0, 0, 0, 0)]  # nothing matched: return 0
     return b"".join(program)
 

@@ -389,16 +389,15 @@ def make_readonly(path: str) -> None:
 
 
 def _mask(paths: Iterable[str]) -> Plan[None]:
-    present = [path for path in paths if os.path.exists(path)]
-    empty = -1
-    for path in present:
+    covered = ""
+    for path in filter(os.path.exists, paths):
         if not os.path.isdir(path):
             yield Step(cover_by_null, (path,), "it tells about the host: reads give nothing")
-            continue
-        if empty < 0:
-            arguments = ("tmpfs", "tmpfs", ("ro", "nr_inodes=1"), MOUNT_ATTR_RDONLY)
-            empty = yield Step(new_mount, arguments, "an empty directory to cover others with")
-        yield Step(cover_by_copy, (empty, path), "it tells about the host: it looks empty")
+        elif not covered:
+            yield Step(cover_by_empty, (path,), "it tells about the host: it looks empty")
+            covered = path
+        else:
+            yield Step(cover_by_copy, (covered, path), "the same emptiness")
 
 
 def cover_by_null(path: str) -> None:
@@ -411,8 +410,16 @@ def cover_by_null(path: str) -> None:
     os.close(tree)
 
 
-def cover_by_copy(descriptor: int, path: str) -> None:
-    copy = open_tree(descriptor, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH)
+def cover_by_empty(path: str) -> None:
+    """Cover a directory by one that is empty and stays so."""
+    tree = new_mount("tmpfs", "tmpfs", ("ro", "nr_inodes=1"), MOUNT_ATTR_RDONLY)
+    move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(tree)
+
+
+def cover_by_copy(source: str, path: str) -> None:
+    """Cover a directory by a copy of the mount at `source`: before Linux 6.15 only what is attached can be copied."""
+    copy = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
     move_mount(copy, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
     os.close(copy)
 

@@ -12,7 +12,8 @@ import pytest
 from minicontainer import cgroups, runtime
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
-from minicontainer.oci.runtime import Cpu, Memory, Pids, Resources
+from minicontainer.linux.syscalls import bpf_load_device_program
+from minicontainer.oci.runtime import Cpu, DeviceRule, Memory, Pids, Resources
 from minicontainer.plan import run
 from tests import bundles
 from tests.bundles import Json
@@ -116,6 +117,13 @@ def test_devices_that_are_not_allowed_cannot_be_opened(tmp_path: Path) -> None:
         assert _inside(directories, f"echo x > {tmp_path}/null") == 0
         assert _inside(directories, f"cat {tmp_path}/mem 2>/dev/null | head -c 1 | grep -q .") != 0
         assert _inside(directories, f": < {tmp_path}/mem") != 0
+
+
+def test_the_kernel_takes_the_device_program() -> None:
+    rules = (DeviceRule(allow=True, type="b", access="r"), DeviceRule(allow=False, type="a", access="w"))
+    for resources in (Resources(), Resources(devices=rules), Resources(devices=(DeviceRule(allow=True),))):
+        os.close(bpf_load_device_program(cgroups.device_program(cgroups.device_rules(resources))))
+    os.close(bpf_load_device_program(cgroups.device_program(rules)))
 
 
 def test_a_task_s_group_holds_its_containers(tmp_path: Path) -> None:
