@@ -20,18 +20,18 @@ def run(home: Home, parsed: Parsed) -> int:
     options = run_options.options(parsed)
     if options.tty and not parsed.detach and options.interactive and not os.isatty(0):
         raise Error("the input is not a terminal, and -it wants one; try: -i alone")
+    explain = _explain(parsed)
     container = _create(home, parsed)
     try:
         if parsed.detach:
-            engine.start(home, container.id, explain=_explain(parsed))
+            engine.start(home, container.id, explain=explain)
             print(container.id)
             return 0
         from minicontainer import foreground
 
-        return foreground.start(home, container, _explain(parsed))
+        return foreground.start(home, container, explain)
     except (Error, OSError):
-        if options.remove:
-            _forget(home, container)
+        _forget(home, container)  # it never ran: its name must be free for the next try
         raise
 
 
@@ -76,9 +76,9 @@ def _is_here(home: Home, image: str) -> bool:
 
 
 def _explain(parsed: Parsed) -> Explain | None:
-    if parsed.step:
-        raise UsageError("--step is not built yet; try: --explain")
-    return Explain(descriptor=2) if parsed.explain else None
+    if parsed.step and not os.isatty(2):
+        raise UsageError("--step waits for Enter on the terminal of stderr, and there is none; try: --explain")
+    return Explain(descriptor=2, pause=parsed.step) if parsed.explain or parsed.step else None
 
 
 def start(home: Home, parsed: Parsed) -> int:

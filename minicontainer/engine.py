@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from minicontainer import bundle, cgroups, containers, files, logs, network, runtime, snapshots, supervisor
+from minicontainer import bundle, cgroups, containers, files, logs, network, runtime, snapshots, states, supervisor
 from minicontainer import images as image_functions
 from minicontainer.containers import (
     CREATED,
@@ -240,7 +240,7 @@ def stop(home: Home, id: str, timeout: float | None = None) -> None:
     _mark_stopping(container)
     limit = container.options.stop_timeout if timeout is None else timeout
     number = signal_number(container.stop_signal)
-    with suppress(runtime.WrongStatus, runtime.NoSuchContainer):
+    with suppress(states.WrongStatus, states.NoSuchContainer):
         runtime.kill(home.runtime, container.id, number)
     deadline = time.monotonic() + limit
     unfelt_since: float | None = None
@@ -272,7 +272,7 @@ def _mark_stopping(container: Container) -> None:
 
 
 def _kill_and_wait(home: Home, container: Container) -> None:
-    with suppress(runtime.WrongStatus, runtime.NoSuchContainer):
+    with suppress(states.WrongStatus, states.NoSuchContainer):
         runtime.kill(home.runtime, container.id, signal.SIGKILL)
     if not _wait_for_end(container, 10):
         raise Error(f"container {container.name} does not end after SIGKILL; its process may hang in the kernel")

@@ -45,9 +45,11 @@ def start(home: Home, container: Container, explain: Explain | None = None) -> i
             writer = started.terminal if options.interactive else -1
         if options.interactive and writer >= 0:
             sources[0] = writer
-        undo.enter_context(_signals(lambda number: _forward(home, started, number)))
+        unfelt: list[int] = []
+        undo.enter_context(_signals(lambda number: _forward(home, started, number, unfelt)))
         signal.pthread_sigmask(signal.SIG_SETMASK, was)
-        return _attend(started, sources)
+        code = _attend(started, sources)
+        return 128 + unfelt[0] if unfelt and code == engine.KILLED else code
 
 
 def _attend(started: Started, sources: dict[int, int]) -> int:
@@ -61,11 +63,12 @@ def _attend(started: Started, sources: dict[int, int]) -> int:
     raise AssertionError("relay ends only with its caller")
 
 
-def _forward(home: Home, started: Started, number: int) -> None:
-    """What the first process would not feel stops the container all the same: pid_namespaces(7)."""
+def _forward(home: Home, started: Started, number: int, unfelt: list[int]) -> None:
+    """What the first process would not feel (pid_namespaces(7)) stops the container all the same; it is told by `unfelt`."""
     pid = started.container.pid
     with suppress(engine.ContainerNotFound, engine.Error):
         if number in (signal.SIGINT, signal.SIGTERM) and not engine.handles(pid, number):
+            unfelt.append(number)
             number = signal.SIGKILL
         engine.kill(home, started.container.id, number)
 

@@ -66,6 +66,11 @@ class Binding(NamedTuple):
     port: Port
     held: socket.socket
 
+    def __str__(self) -> str:
+        return f"{self.port.host_port}:{self.port.container_port}/{self.port.protocol}"
+
+    __repr__ = __str__
+
 
 class Element(NamedTuple):
     """One element of a map of nftables."""

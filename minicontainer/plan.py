@@ -55,14 +55,20 @@ Plan = Generator[Step, Any, Result]
 
 
 class Explain(NamedTuple):
-    """Where the steps are printed as they happen; `who` says which process does them."""
+    """Where the steps are printed as they happen; `who` says which process does them.
+
+    With `pause`, the descriptor is a terminal, and each step waits for Enter on it.
+    """
 
     descriptor: int
     who: str = ""
+    pause: bool = False
 
     def show(self, step: Step) -> None:
         line = f"{self.who:8}{step.describe()}\n{'':10}{step.why}\n"
         os.write(self.descriptor, line.encode("utf-8", "surrogateescape"))
+        if self.pause:
+            os.read(self.descriptor, 1024)
 
 
 def run(steps: "Plan[Result]", explain: Explain | None = None) -> Result:

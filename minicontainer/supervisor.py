@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minicontainer import bundle, containers, files, logs, network, runtime, seccomp, snapshots
 from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home
@@ -148,7 +148,13 @@ class Supervisor:
     def __init__(
         self, home: Home, container: Container, streams: Streams, channel: socket.socket, explain: Explain | None
     ) -> None:
-        self.home, self.container, self.streams, self.channel, self.explain = home, container, streams, channel, explain
+        self.home, self.container, self.streams, self.channel, self.explain = (
+            home,
+            container,
+            streams,
+            channel,
+            explain and explain._replace(who="keeper"),
+        )
         self.log = logs.Log(f"{container.bundle}/log.jsonl")
         self.terminal: int | None = None
         self.announced = False
@@ -165,6 +171,8 @@ class Supervisor:
             code = error.exit_code if isinstance(error, Error) else 125
             self._ended(code, error=str(error))
             if not self.announced:
+                if self.container.options.remove:
+                    containers.remove(self.home, self.container)
                 raise
         finally:
             self.log.close()
@@ -212,15 +220,17 @@ class Supervisor:
         # Slave, not private: what the machine unmounts must not stay busy here.
         syscalls.mount(None, "/", None, flags.MS_REC | flags.MS_SLAVE)
         made = self.container
-        step = Step(
-            snapshots.mount,
-            (made.lowers, made.upper, made.work, f"{made.bundle}/rootfs", self._mapping()),
-            "the image's layers, read-only, below a directory of the container's own",
-        )
+        why = "the image's layers, read-only, below a directory of the container's own; only this process sees it"
+        self._step(Step(self.mount_overlay, (made.lowers, made.upper, f"{made.bundle}/rootfs"), why))
+        undo.callback(syscalls.umount, f"{made.bundle}/rootfs", flags.MNT_DETACH)  # so that it can be removed
+
+    def _step(self, step: Step) -> Any:
         if self.explain is not None:
             self.explain.show(step)
-        step.execute()
-        undo.callback(syscalls.umount, f"{made.bundle}/rootfs", flags.MNT_DETACH)  # so that it can be removed
+        return step.execute()
+
+    def mount_overlay(self, lowers: tuple[str, ...], upper: str, target: str) -> None:
+        snapshots.mount(lowers, upper, self.container.work, target, self._mapping())
 
     def _mapping(self) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]] | None:
         if self.container.options.userns == "host":
@@ -241,10 +251,13 @@ class Supervisor:
             state = runtime.state(self.home.runtime, self.container.id)
             attached = containers.Network()
             if options.network == "bridge":
-                attached = network.attach(state.pid, bindings)
+                why = "a veth from its network namespace to the bridge, an address, the published ports"
+                attached = self._step(Step(network.attach, (state.pid, tuple(bindings)), why))
                 undo.callback(network.release, attached, ports)
             elif options.network == "none":
-                network.loopback_up(state.pid)
+                self._step(
+                    Step(network.loopback_up, (state.pid,), "a new network namespace has only lo, and it is down")
+                )
             self._record(network=attached, ports=ports, cgroups=dict(state.cgroups), pid=state.pid,
                          start_time=state.start_time)  # fmt: skip
             self._write_etc()
