@@ -5,11 +5,8 @@
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -n -t proc proc /proc
 argument() { tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p"; }
-module() {
-    file=$(find "/usr/lib/uml/modules/$(uname -r)" -name "$1.ko")
-    [ -z "$file" ] || insmod "$file"
-}
-module overlay
+modules=/usr/lib/uml/modules
+insmod "$modules/$(uname -r)/kernel/fs/overlayfs/overlay.ko"
 mount -n -t tmpfs tmpfs /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
 mount -n -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
@@ -26,7 +23,9 @@ mount -n -t tmpfs tmpfs tmp
 mount -n -t ext4 /dev/ubda var/tmp
 mount -n -t cgroup2 cgroup2 sys/fs/cgroup
 pivot_root . mnt/old
-for name in llc stp bridge veth; do module $name; done
+mkdir -p /lib/modules
+mount -n --bind "/mnt/old$modules" /lib/modules
+modprobe -a bridge veth
 ip link set lo up
 cd "$(argument directory)" || exit
 TMPDIR=/var/tmp sh "/mnt/old$(argument command)" </dev/null

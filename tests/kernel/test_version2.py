@@ -1,5 +1,7 @@
 """The same kernel tests hold in the other world: pure cgroup v2, Linux 6.1."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from tests.worlds import version2
 
 pytestmark = pytest.mark.world
 
-TESTS = "tests/kernel/test_cgroups.py"
+TESTS = "tests/kernel/test_cgroups.py tests/kernel/test_runtime.py"
 
 
 def test_the_world_is_pure_cgroup_v2(tmp_path: Path) -> None:
@@ -20,3 +22,9 @@ def test_the_world_is_pure_cgroup_v2(tmp_path: Path) -> None:
 
 def test_a_failing_command_is_seen_to_fail(tmp_path: Path) -> None:
     assert version2("exit 3", tmp_path, 60)[1] == 3
+
+
+def test_the_kernel_tests_hold_there_too(tmp_path: Path) -> None:
+    console, status = version2(f"CI=true {sys.executable} -m pytest -q --color=no {TESTS}", tmp_path, 400)
+    assert status == 0, console
+    assert re.search(r"^\d+ passed", console, re.MULTILINE) or " [100%]" in console, console
