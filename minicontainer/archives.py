@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from minicontainer.errors import Error
 
-CHUNK = 1 << 20
+CHUNK = 1 << 17  # tarfile copies what is left of a chunk at each header
 HEADER_LIMIT = 1 << 20  # of a long name or a PAX header: a file name and its xattrs are far smaller
 PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.")  # overlayfs' own language: an image may not speak it
 PAX_XATTR = "SCHILY.xattr."

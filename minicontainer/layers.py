@@ -238,6 +238,8 @@ class _Applier:
     def _make_directory(self, parent: int, path: Path) -> int:
         """Make or keep the directory, and open it. One that takes the place of a whiteout shows nothing from below."""
         found = _status(path[-1], parent)
+        if path[-1].startswith(WHITEOUT):
+            raise InvalidLayer(b"/".join(path), "a directory with the name of a whiteout")
         if len(path) > DEPTH or sum(map(len, path)) + len(path) > PATH_MAX:
             raise InvalidLayer(b"/".join(path), "a path too deep or too long")
         if found is None or not stat.S_ISDIR(found.st_mode):
@@ -404,6 +406,9 @@ def diff(upper: str, write: BinaryIO) -> None:
 
     The same directory gives the same bytes. Ids are those on disk; overlay's own xattrs are left out; sockets as well,
     which no archive can hold. The root itself is not in it, as in docker's.
+
+    Raises:
+        InvalidLayer: a file has a name that would be taken for a whiteout.
     """
     archive = tarfile.open(fileobj=write, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK, encoding="utf-8")
     first_names: dict[tuple[int, int], str] = {}
@@ -445,6 +450,8 @@ def _add(
         parent, slash, last = path.rpartition(b"/")
         archive.addfile(archives.marker(parent + slash + WHITEOUT + last))
         return
+    if name.startswith(WHITEOUT):
+        raise InvalidLayer(path, "a layer cannot hold the name: it would be a whiteout")
     member = archives.member(path, found)
     inode = (found.st_dev, found.st_ino)
     if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
