@@ -107,7 +107,8 @@ class _Reader:
             if flag.kind == SWITCH and not letters.startswith("="):
                 self._take(flag, name, None)
             else:
-                return self._take(flag, name, letters.removeprefix("=") if letters else None)
+                self._take(flag, name, letters.removeprefix("=") if letters else None)
+                return
 
     def _flag(self, name: str) -> Flag:
         if name in self.flags:

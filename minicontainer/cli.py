@@ -1,7 +1,7 @@
 """The command line for people: a table of commands; the chosen one's module alone is imported.
 
-Above everything. Ruled by docker's command line: its names, its exit codes (125 our own error, 126 and 127 a command that
-cannot be executed or found, 128 + n a signal), ids and results on stdout, progress and errors on stderr.
+Above everything. Ruled by docker's command line: its names, its exit codes (125 our own error, 126 and 127 a
+command that cannot be executed or found, 128 + n a signal), ids and results on stdout, progress and errors on stderr.
 """
 
 import os
@@ -33,6 +33,8 @@ ROOT = Flag(("--root",), "where everything is kept (or $MINICONTAINER_ROOT)", TE
 HELP = Flag(("-h", "--help"), "say this")
 FORMAT = Flag(("--format",), "json: one object a line, for programs", TEXT, "json")
 QUIET = Flag(("-q", "--quiet"), "ids alone")
+NO_PROGRESS = Flag(("-q", "--quiet"), "no progress")
+PROCESS = "IMAGE [COMMAND [ARGUMENT...]]"
 FORCE = Flag(("-f", "--force"), "also what is running or in use")
 PLAIN = Flag(("--plain-http",), "the registry speaks no TLS (a loopback registry never does)")
 CREDENTIALS = (
@@ -64,9 +66,9 @@ def _image(name: str, text: str, words: str = "", least: int = 0, most: int | No
 
 
 TABLE = (
-    _container("run", "create a container of an image and start it", "IMAGE [COMMAND [ARGUMENT...]]", 1, None, rest=True,
+    _container("run", "create a container of an image and start it", PROCESS, 1, None, rest=True,
                flags=(Flag(("-d", "--detach"), "in the background: print its id"), *RUN_FLAGS, *EXPLAIN)),
-    _container("create", "create a container", "IMAGE [COMMAND [ARGUMENT...]]", 1, None, rest=True, flags=RUN_FLAGS),
+    _container("create", "create a container", PROCESS, 1, None, rest=True, flags=RUN_FLAGS),
     _container("start", "start containers", "CONTAINER...", 1, None,
                flags=(Flag(("-a", "--attach"), "in the foreground"), *EXPLAIN)),
     _container("ps", "list containers", flags=(
@@ -75,7 +77,8 @@ TABLE = (
     _container("logs", "what a container wrote", "CONTAINER", 1, 1, flags=(
         Flag(("-f", "--follow"), "on and on, until it ends"), Flag(("-n", "--tail"), "the last lines", TEXT, "NUMBER"),
         Flag(("--since",), "from a time on, or 10m ago", TEXT, "TIME"), Flag(("-t", "--timestamps"), "with times"))),
-    _container("exec", "run a further process in a container", "CONTAINER COMMAND [ARGUMENT...]", 2, None, rest=True, flags=(
+    _container("exec", "run a further process in a container", "CONTAINER COMMAND [ARGUMENT...]", 2, None, rest=True,
+               flags=(
         Flag(("-d", "--detach"), "in the background"), Flag(("-i", "--interactive"), "keep stdin open"),
         Flag(("-t", "--tty"), "give it a terminal"), Flag(("-e", "--env"), "set a variable", LIST, "NAME[=VALUE]"),
         Flag(("-w", "--workdir"), "the directory to start in", TEXT, "DIR"),
@@ -97,12 +100,12 @@ TABLE = (
     _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),
     _image("tag", "give an image a further name", "SOURCE NAME", 2, 2),
     Entry(Command("build", "build an image", "CONTEXT", 0, None, rest=True), "build", "main"),
-    _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(PLAIN, Flag(("-q", "--quiet"), "no progress"))),
-    _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, Flag(("-q", "--quiet"), "no progress"))),
+    _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS)),
+    _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS)),
     _image("login", "remember the credentials of a registry", "REGISTRY", 1, 1, flags=(*CREDENTIALS, PLAIN)),
     _image("logout", "forget the credentials of a registry", "REGISTRY", 1, 1),
     _image("load", "read images from an archive (docker's or OCI's)", flags=(
-        Flag(("-i", "--input"), "from a file instead of stdin", TEXT, "FILE"), Flag(("-q", "--quiet"), "no progress"))),
+        Flag(("-i", "--input"), "from a file instead of stdin", TEXT, "FILE"), NO_PROGRESS)),
     _image("save", "write images to an archive", "IMAGE...", 1, None, flags=(
         Flag(("-o", "--output"), "to a file instead of stdout", TEXT, "FILE"),
         Flag(("--format",), "docker-archive or oci-archive", TEXT, "FORMAT"))),

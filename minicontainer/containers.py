@@ -1,7 +1,8 @@
 """Containers: what was asked for (options), what came of it (the record), and the names and ids that are claimed.
 
-Stands between files and whoever makes, runs or shows a container; knows no kernel call. One directory for each container,
-one writer at a time of its record: `engine` until start, then the container's supervisor, then `engine` again.
+Stands between files and whoever makes, runs or shows a container; knows no kernel call. One directory for each
+container, one writer at a time of its record: `engine` until start, then the container's supervisor, then `engine`
+again.
 """
 
 import json
@@ -103,7 +104,7 @@ class Options(NamedTuple):
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> "Options":
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.items()}
+        values: dict[str, Any] = {name: _tuple(value) for name, value in json.items()}
         for name, kind in (("ports", Port), ("volumes", Volume), ("ulimits", Ulimit)):
             values[name] = tuple(kind(*item) for item in values[name])
         return cls(**{name: value for name, value in values.items() if name in cls._fields})
@@ -157,7 +158,7 @@ class Container(NamedTuple):
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> "Container":
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.items()}
+        values: dict[str, Any] = {name: _tuple(value) for name, value in json.items()}
         values["options"] = Options.from_json(json["options"])
         values["network"] = Network(*json["network"])
         values["ports"] = tuple(Port(*port) for port in json["ports"])
@@ -165,6 +166,10 @@ class Container(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         return {**self._asdict(), "options": self.options._asdict()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def home(root: str | None = None) -> Home:
@@ -181,7 +186,7 @@ def prepare(place: Home) -> None:
     os.makedirs(place.runtime, mode=0o700, exist_ok=True)
 
 
-# --- records -----------------------------------------------------------------------------------------------------------
+# --- records ---------------------------------------------------------------------------------------------------------
 
 
 def write(place: Home, container: Container, *, was: str) -> Container:
@@ -242,7 +247,7 @@ def remove(place: Home, container: Container) -> None:
     files.remove_tree(gone)
 
 
-# --- claims: a symbolic link is made or it is not, so that of two who want a thing one gets it ------------------------------
+# --- claims: a symbolic link is made or it is not, so that of two who want a thing one gets it --------------------
 
 
 def claim_name(place: Home, name: str, container_id: str) -> None:

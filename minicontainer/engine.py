@@ -1,9 +1,9 @@
 """Engine: images and containers for those who use them. The public API of minicontainer.
 
-Stands above everything but builds and command lines; miniecs' task engine and people's `cli` are its callers. Each function
-takes a `Home` and values, and gives values. The caller has one thread, since containers are forked from it.
+Stands above everything but builds and command lines; miniecs' task engine and people's `cli` are its callers. Each
+function takes a `Home` and values, and gives values. The caller has one thread, since containers are forked from it.
 """
-# ruff: noqa: A002  # a container's id is called `id` here as in every document
+# ruff: noqa: A001, A002  # a container's id is called `id` here as in every document, and exec is what it is called
 
 import json
 import os
@@ -29,6 +29,7 @@ from minicontainer.containers import (
 )
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
 from minicontainer.images import image, images, open_store, pull, push, tag
+from minicontainer.inspection import KILLED, inspect, list_containers, repair
 from minicontainer.linux import procfs
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import Process
@@ -37,27 +38,10 @@ from minicontainer.store import Store
 from minicontainer.supervisor import Started, Streams
 
 __all__ = [
-    "CREATED",
-    "EXITED",
-    "RUNNING",
-    "Container",
-    "Home",
-    "Layers",
-    "Options",
-    "Port",
-    "Started",
-    "Streams",
-    "Volume",
-    "home",
-    "image",
-    "images",
-    "open_store",
-    "pull",
-    "push",
-    "tag",
+    "CREATED", "EXITED", "KILLED", "RUNNING", "Container", "Home", "Layers", "Options", "Port", "Started", "Streams",
+    "Volume", "home", "image", "images", "inspect", "list_containers", "open_store", "pull", "push", "repair", "tag",
 ]  # fmt: skip
 UNHANDLED_GRACE = 0.5  # seconds that a first process has to begin handling a stop signal which it would not feel
-KILLED = 128 + signal.SIGKILL
 
 
 class Layers(NamedTuple):
@@ -69,7 +53,7 @@ class Layers(NamedTuple):
     image: ContainerConfig = ContainerConfig()
 
 
-# --- a container's life ------------------------------------------------------------------------------------------------
+# --- a container's life ----------------------------------------------------------------------------------------------
 
 
 def create(home: Home, options: Options, layers: Layers | None = None) -> Container:
@@ -383,26 +367,7 @@ def signal_number(name: int | str) -> int:
         raise Error(f"signal {name} is not known; try: kill -l, for their names") from None
 
 
-# --- what there is -----------------------------------------------------------------------------------------------------
-
-
-def inspect(home: Home, id: str) -> Container:
-    """The truth about one container, by name, id or the beginning of an id.
-
-    Raises:
-        ContainerNotFound: there is none.
-    """
-    container = containers.read(home, containers.find(home, id))
-    return _mend(home, container) if _is_orphan(container) else container
-
-
-def list_containers(home: Home) -> list[Container]:
-    """Every container, the youngest first."""
-    found = []
-    for container_id in containers.ids(home):
-        with suppress(ContainerNotFound):  # half made, or removed meanwhile
-            found.append(inspect(home, container_id))
-    return sorted(found, key=lambda container: (-container.created, container.id))
+# --- what there is ---------------------------------------------------------------------------------------------------
 
 
 def read_logs(
@@ -430,62 +395,7 @@ def statistics(home: Home, id: str) -> cgroups.Usage:
     return cgroups.stats(container.cgroups)
 
 
-def _is_orphan(container: Container) -> bool:
-    return bool(container.supervisor_pid) and container.status != EXITED and not containers.alive(container)
-
-
-def _mend(home: Home, container: Container) -> Container:
-    """The supervisor was killed: take away what it held, and write down how the container ended."""
-    with files.lock(f"{container.bundle}/mend.lock"):
-        container = containers.read(home, container.id)
-        if not _is_orphan(container):
-            return container  # another was faster
-        runtime.delete(home.runtime, container.id, force=True)
-        if container.network.namespace == network.namespace():
-            network.repair()
-        said = _said(container)
-        container = containers.write(
-            home,
-            container._replace(
-                status=EXITED,
-                exit_code=KILLED if said is None else said,
-                error="" if said is not None else "the supervisor was killed",
-                finished_at=time.time(),
-                pid=0,
-            ),
-            was=container.status,
-        )
-    if container.options.remove:
-        containers.remove(home, container)
-    return container
-
-
-def _said(container: Container) -> int | None:
-    """The exit status, if the supervisor came as far as to write it."""
-    with suppress(FileNotFoundError), open(f"{container.bundle}/exit", "rb") as file:
-        lines = file.read().split()
-        return int(lines[-1]) if lines else None
-    return None
-
-
-def repair(home: Home) -> None:
-    """Find the truth after anything was killed: mend every orphan, and take away what nobody has any more."""
-    containers.prepare(home)
-    list_containers(home)
-    with files.lock(f"{home.data}/containers.lock"):
-        for container_id in containers.ids(home):
-            if not os.path.exists(f"{home.container(container_id)}/container.json"):
-                files.remove_tree(home.container(container_id))
-        for directory in ("names", "ids"):
-            for link in os.listdir(f"{home.data}/{directory}"):
-                path = f"{home.data}/{directory}/{link}"
-                if not os.path.isdir(home.container(os.readlink(path))):
-                    os.unlink(path)
-        files.remove_tree(f"{home.data}/removed")
-    network.repair()
-
-
-# --- groups and addresses, for those who run several containers as one ---------------------------------------------------
+# --- groups and addresses, for those who run several containers as one -----------------------------------------------
 
 
 def make_group(
@@ -498,21 +408,24 @@ def make_group(
     pids: int | None = None,
 ) -> Mapping[str, str]:
     """A cgroup with limits that the containers with this `cgroup_parent` share; its directory by controller."""
+    del home  # for the same form as all others
     limits = bundle.resources(Options(image="", memory=memory, cpus=cpus, cpu_shares=cpu_shares, pids_limit=pids or 0))
     return cgroups.create_group(path, limits)
 
 
 def remove_group(home: Home, path: str) -> None:
     """Remove the cgroup; an absent one is no error."""
+    del home  # as above
     cgroups.remove_group(path)
 
 
 def add_address(home: Home, address: str, interface: str = "lo") -> None:
     """Add an address such as 169.254.170.2/32 to this network namespace; twice is no error."""
+    del home  # as above
     network.add_address(address, interface)
 
 
-# --- images that containers may need -------------------------------------------------------------------------------------
+# --- images that containers may need ---------------------------------------------------------------------------------
 
 
 def remove_image(home: Home, reference: str, force: bool = False) -> list[str]:

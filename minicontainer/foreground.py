@@ -1,7 +1,7 @@
 """Foreground: a person's terminal and signals joined to a process in a container.
 
-Stands between `engine` and `cli`. Ruled by termios(3), tty_ioctl(4), signal(7). The container never gets the person's own
-terminal: who has one can put words into its input (ioctl_tty(2), TIOCSTI).
+Stands between `engine` and `cli`. Ruled by termios(3), tty_ioctl(4), signal(7). The container never gets the
+person's own terminal: who has one can put words into its input (ioctl_tty(2), TIOCSTI).
 """
 
 import fcntl
@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import engine, supervisor
 from minicontainer.containers import Container, Home
+from minicontainer.errors import Error
 from minicontainer.plan import Explain
 from minicontainer.supervisor import Started, Streams
 
@@ -64,9 +65,9 @@ def _attend(started: Started, sources: dict[int, int]) -> int:
 
 
 def _forward(home: Home, started: Started, number: int, unfelt: list[int]) -> None:
-    """What the first process would not feel (pid_namespaces(7)) stops the container all the same; it is told by `unfelt`."""
+    """What the first process would not feel, pid_namespaces(7), kills it instead, and is added to `unfelt`."""
     pid = started.container.pid
-    with suppress(engine.ContainerNotFound, engine.Error):
+    with suppress(Error):
         if number in (signal.SIGINT, signal.SIGTERM) and not engine.handles(pid, number):
             unfelt.append(number)
             number = signal.SIGKILL
@@ -168,7 +169,7 @@ def _close(descriptor: int) -> None:
 
 @contextmanager
 def _terminal(master: int) -> Iterator[None]:
-    """Our terminal passes each key on as it is, and the container's has the size of ours; ours is restored after all."""
+    """Our terminal passes each key on as it is, and the container's has its size; it is restored at the end."""
     if not os.isatty(0):
         yield
         return

@@ -25,7 +25,7 @@ from minicontainer.linux import flags, nftables, syscalls
 
 BRIDGE = "minicontainer0"
 TABLE = "minicontainer"
-SUBNETS = tuple(f"172.{second}.0.0/16" for second in range(18, 32)) + ("192.168.240.0/20",)
+SUBNETS = (*(f"172.{second}.0.0/16" for second in range(18, 32)), "192.168.240.0/20")
 DYNAMIC_PORTS = range(32768, 61000)
 INTERFACE = "eth0"
 PROTOCOLS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -66,10 +66,8 @@ class Binding(NamedTuple):
     port: Port
     held: socket.socket
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.port.host_port}:{self.port.container_port}/{self.port.protocol}"
-
-    __repr__ = __str__
 
 
 class Element(NamedTuple):
@@ -93,7 +91,7 @@ def bind(ports: Sequence[Port]) -> list[Binding]:
     bindings: list[Binding] = []
     try:
         for port in ports:
-            bindings.append(_bind_dynamic(port) if port.host_port == 0 else _bind(port))
+            bindings.append(_bind_dynamic(port) if port.host_port == 0 else _bind(port))  # noqa: PERF401  # kept on error
     except BaseException:
         for binding in bindings:
             binding.held.close()
@@ -178,8 +176,8 @@ def namespace() -> int:
     return os.stat("/proc/self/ns/net").st_ino
 
 
-def release(network: Network, ports: Sequence[Port]) -> None:
-    """Take the interface and the elements away, and with the last container the bridge and the table. Can be called twice."""
+def release(network: Network) -> None:
+    """Take the interface and the elements away, and with the last container all of ours. Can be called twice."""
     if not network.address or network.namespace != namespace():
         return  # nothing was attached, or elsewhere
     with _locked(), _netlink() as link:

@@ -1,4 +1,4 @@
-"""Run options: the flags of `run` and `create` to `Options`, docker's notations in, values out. Pure but for --env-file.
+"""Run options: the flags of `run` and `create` to `Options`, docker's notations in, values out.
 
 Stands between `cli` and `engine`. Ruled by docker's reference of `docker run`.
 """

@@ -1,8 +1,8 @@
 """Spawner: the engine for a resident program that has an event loop and threads, and so cannot fork.
 
-Stands between `engine` and miniecs' task engine. A process is forked from the program before it has either; it has all
-imported and one thread. For each call it forks a worker, which calls `engine` and sends the pickled result: many calls at
-once, and what the engine forks is forked from a process that may fork: fork(2), NOTES; pthreads(7).
+Stands between `engine` and miniecs' task engine. A process is forked from the program before it has either; it has
+all imported and one thread. For each call it forks a worker, which calls `engine` and sends the pickled result: many
+calls at once, and what the engine forks is forked from a process that may fork: fork(2), NOTES; pthreads(7).
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class Spawner:
         try:
             if not containers.alive(container):
                 return
-            loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
+            loop.add_reader(descriptor, _set, ended)
             await ended
         finally:
             loop.remove_reader(descriptor)
@@ -108,6 +108,11 @@ class Spawner:
                 raise Gone("the engine's process was killed; try: start the agent again") from None
 
 
+def _set(ended: "asyncio.Future[None]") -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
 async def _receive(reply: socket.socket) -> bytes:
     loop = asyncio.get_running_loop()
     parts = []
@@ -116,7 +121,7 @@ async def _receive(reply: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-# --- in the forked process ---------------------------------------------------------------------------------------------
+# --- in the forked process -------------------------------------------------------------------------------------------
 
 
 def _serve(home: Home, control: socket.socket) -> None:

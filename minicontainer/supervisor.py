@@ -2,7 +2,8 @@
 
 Stands between `runtime`, which it calls, and `engine`, which starts it; elsewhere it is called shim or conmon. It holds
 what must die with it: the mount namespace that the rootfs is mounted in, the bound host ports, the container's first
-process (by its parent-death signal). So killing it leaves no mount, no port and no process; `engine.repair` takes the rest.
+process (by its parent-death signal). So killing it leaves no mount, no port and no process; `inspection` takes
+the rest.
 """
 
 import json
@@ -101,7 +102,7 @@ def _failure(message: bytes) -> BaseException:
     return error
 
 
-# --- in the supervisor -------------------------------------------------------------------------------------------------
+# --- in the supervisor -----------------------------------------------------------------------------------------------
 
 
 def _main(home: Home, container: Container, streams: Streams, channel: socket.socket, explain: Explain | None) -> None:
@@ -253,7 +254,7 @@ class Supervisor:
             if options.network == "bridge":
                 why = "a veth from its network namespace to the bridge, an address, the published ports"
                 attached = self._step(Step(network.attach, (state.pid, tuple(bindings)), why))
-                undo.callback(network.release, attached, ports)
+                undo.callback(network.release, attached)
             elif options.network == "none":
                 self._step(
                     Step(network.loopback_up, (state.pid,), "a new network namespace has only lo, and it is down")

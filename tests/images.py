@@ -11,7 +11,9 @@ from minicontainer.oci.image import LAYER, ContainerConfig, Descriptor, ImageCon
 from minicontainer.store import Store
 
 BUSYBOX = Path("/bin/busybox")
-APPLETS = "sh true false cat echo sleep id ls mount ps grep wget httpd hostname env touch dd kill stty tty head wc stat ip nc"
+APPLETS = (
+    "sh true false cat echo sleep id ls mount ps grep wget httpd hostname env touch dd kill stty tty head wc stat ip nc"
+)
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n"
 GROUP = "root:x:0:\nweb:x:1000:\nlogs:x:1001:web\n"
 
@@ -35,7 +37,7 @@ def layer(files: Mapping[str, bytes | str | None]) -> bytes:
 
 
 def busybox_files() -> dict[str, bytes | str | None]:
-    directories = dict.fromkeys("bin dev etc home proc root sys tmp home/web".split())
+    directories = dict.fromkeys(("bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "home/web"))
     links = {f"bin/{name}": "busybox" for name in APPLETS.split()}
     etc = {"etc/passwd": PASSWD.encode(), "etc/group": GROUP.encode()}
     return {**directories, "bin/busybox": BUSYBOX.read_bytes(), **links, **etc}

@@ -139,8 +139,8 @@ def test_release_leaves_nothing_and_can_be_called_twice() -> None:
     with process() as pid:
         ports = [Port(container_port=80, host_port=8080)]
         attached = network.attach(pid, network.bind(ports))
-        network.release(attached, ports)
-        network.release(attached, ports)
+        network.release(attached)
+        network.release(attached)
         assert socket.if_nameindex() == before
         assert nftables.query("list tables") == []
 
@@ -149,9 +149,9 @@ def test_release_leaves_nothing_and_can_be_called_twice() -> None:
 def test_the_bridge_stays_while_another_container_is_on_it() -> None:
     with process() as one, process() as two:
         first, second = network.attach(one), network.attach(two)
-        network.release(first, ())
+        network.release(first)
         assert network.BRIDGE in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
-        network.release(second, ())
+        network.release(second)
         assert network.BRIDGE not in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
 
 

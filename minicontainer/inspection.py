@@ -1,0 +1,91 @@
+"""Inspection: the truth about containers, also after anything of ours was killed.
+
+Stands between the records and `engine`. A record says what its writer knew last; a supervisor that is gone without
+having written the end makes an orphan, which is mended by whoever looks first.
+"""
+# ruff: noqa: A002  # a container's id is called `id` here as in every document
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+from minicontainer import containers, files, network, runtime
+from minicontainer.containers import EXITED, Container, Home
+from minicontainer.errors import ContainerNotFound
+
+KILLED = 128 + signal.SIGKILL
+
+
+def inspect(home: Home, id: str) -> Container:
+    """The truth about one container, by name, id or the beginning of an id.
+
+    Raises:
+        ContainerNotFound: there is none.
+    """
+    container = containers.read(home, containers.find(home, id))
+    return _mend(home, container) if _is_orphan(container) else container
+
+
+def list_containers(home: Home) -> list[Container]:
+    """Every container, the youngest first."""
+    found = []
+    for container_id in containers.ids(home):
+        with suppress(ContainerNotFound):  # half made, or removed meanwhile
+            found.append(inspect(home, container_id))
+    return sorted(found, key=lambda container: (-container.created, container.id))
+
+
+def _is_orphan(container: Container) -> bool:
+    return bool(container.supervisor_pid) and container.status != EXITED and not containers.alive(container)
+
+
+def _mend(home: Home, container: Container) -> Container:
+    """The supervisor was killed: take away what it held, and write down how the container ended."""
+    with files.lock(f"{container.bundle}/mend.lock"):
+        container = containers.read(home, container.id)
+        if not _is_orphan(container):
+            return container  # another was faster
+        runtime.delete(home.runtime, container.id, force=True)
+        if container.network.namespace == network.namespace():
+            network.repair()
+        said = _said(container)
+        container = containers.write(
+            home,
+            container._replace(
+                status=EXITED,
+                exit_code=KILLED if said is None else said,
+                error="" if said is not None else "the supervisor was killed",
+                finished_at=time.time(),
+                pid=0,
+            ),
+            was=container.status,
+        )
+    if container.options.remove:
+        containers.remove(home, container)
+    return container
+
+
+def _said(container: Container) -> int | None:
+    """The exit status, if the supervisor came as far as to write it."""
+    with suppress(FileNotFoundError), open(f"{container.bundle}/exit", "rb") as file:
+        lines = file.read().split()
+        return int(lines[-1]) if lines else None
+    return None
+
+
+def repair(home: Home) -> None:
+    """Find the truth after anything was killed: mend every orphan, and take away what nobody has any more."""
+    containers.prepare(home)
+    list_containers(home)
+    with files.lock(f"{home.data}/containers.lock"):
+        for container_id in containers.ids(home):
+            if not os.path.exists(f"{home.container(container_id)}/container.json"):
+                files.remove_tree(home.container(container_id))
+        for directory in ("names", "ids"):
+            for link in os.listdir(f"{home.data}/{directory}"):
+                path = f"{home.data}/{directory}/{link}"
+                if not os.path.isdir(home.container(os.readlink(path))):
+                    os.unlink(path)
+        files.remove_tree(f"{home.data}/removed")
+    network.repair()
