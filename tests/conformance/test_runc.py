@@ -101,7 +101,7 @@ def _seen(runtime: list[str], directory: Path, name: str) -> tuple[int, list[str
     status, said = _call(runtime, directory, "run", name)
     said = re.sub(r"\b0:\d+\b|\w{3} +\d+ \d\d:\d\d", "_", said)
     said = re.sub(r"(?m)^(d.{9}) +\d+", r"\1", said)
-    said = re.sub(r"(?m)^(.* root) +65534(.* /dev/mqueue)$", r"\1     0   \2", said)  # runc leaves its group unmapped
+    said = re.sub(r"(?m)^(.* root) +65534(.* /dev/mqueue)$", r"\1     0    \2", said)  # runc leaves its group unmapped
     # Sorted: runc copies output and errors through pipes of its own, in any order.
     return status, sorted(said.replace(",nr_inodes=1", "").splitlines())
 

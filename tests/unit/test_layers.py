@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress",
-    1: "arguments oci/reference oci/image oci/runtime archives credentials containers",
+    1: "arguments plan oci/reference oci/image oci/runtime archives credentials containers",
     2: "distribution store layers expansion cgroups checks sealing seccomp rootfs logs",
     3: "states snapshots registry init bundle network dockerfile context run_options",
     4: "runtime copying stages build_cache images reports image_archives",
