@@ -192,6 +192,7 @@ class Agent:
             tell_of(record)
         if record.reports and arn not in self.senders:
             self.senders[arn] = asyncio.create_task(self._send(arn))
+            self.senders[arn].add_done_callback(task_engine.tell_bug)
 
     async def _send(self, arn: str) -> None:
         """One task's reports, in their order, each until it is acknowledged."""

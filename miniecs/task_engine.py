@@ -235,7 +235,7 @@ class _Runner:
         task = asyncio.ensure_future(work)
         self.beside.add(task)
         task.add_done_callback(self.beside.discard)
-        task.add_done_callback(_log_bug)
+        task.add_done_callback(tell_bug)
 
     # --- effects -----------------------------------------------------------------------------------------------------
 
@@ -361,6 +361,7 @@ class _Runner:
             if one.known_status not in (Status.NONE, Status.STOPPED):
                 self.update(await self._look(one))
         self.held = False
+        self.tasks.changed(self.record)  # also if nothing did: its reports may not have been sent
         self.update(transitions.reported_again(self.record))
 
     async def _look(self, one: ContainerRecord) -> TaskRecord:
@@ -412,6 +413,6 @@ FAILURES = {
 GONE = "the container was removed behind the agent's back"
 
 
-def _log_bug(task: "asyncio.Task[None]") -> None:
+def tell_bug(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("task engine failed", exc_info=error)
+        log.error("bug", exc_info=error)

@@ -318,6 +318,28 @@ def test_a_successor_is_the_same_instance_and_its_tasks_ran_on(tmp_path: Path) -
     play(tmp_path, story)
 
 
+def test_a_successor_sends_what_its_predecessor_had_no_time_for(tmp_path: Path) -> None:
+    async def story(world: World, http: aiohttp.ClientSession) -> None:
+        await session(world)
+        await world.payload("p1", task(1), task(2))
+        await world.until_running(1)
+        await world.until_running(2)
+        world.control.refusals["SubmitTaskStateChange"] = [(500, "ServerException")] * 1000
+        world.spawner.end(next(name for name in world.spawner.containers if name.endswith(f"{1:032x}-web")), 0)
+        await world.until(lambda: "STOPPED" in world.control.statuses(1))
+        for _ in range(2):  # the second one finds all as it is
+            await world.stop_agent()
+            await world.start_agent(http)
+            await world.until(lambda: world.agent.registered.is_set())
+        world.control.refusals.clear()
+        before = len(world.control.calls)
+        await world.until(lambda: arn(1) not in {record.task.arn for record in world.agent.tasks.records()})
+        again = [body["task"] for name, body in world.control.calls[before:] if name == "SubmitTaskStateChange"]
+        assert set(again) == {arn(1), arn(2)}
+
+    play(tmp_path, story)
+
+
 def test_wrong_credentials_end_it_with_one_line(tmp_path: Path) -> None:
     async def story(world: World, http: aiohttp.ClientSession) -> None:
         await session(world)
