@@ -63,10 +63,11 @@ def test_the_command_line_alone_loads_next_to_nothing() -> None:
 
 
 def test_sealing_comes_before_the_rest_is_loaded() -> None:
-    loaded = _loaded("from minicontainer import sealing")
+    loaded = _loaded("from minicontainer import runtime_main")
     assert {name for name in loaded if name.startswith("minicontainer.")} == {
         "minicontainer.linux",
         "minicontainer.linux.flags",
         "minicontainer.linux.syscalls",
+        "minicontainer.runtime_main",
         "minicontainer.sealing",
     }

@@ -17,7 +17,7 @@ MINICONTAINER = {
     3: "states snapshots registry init bundle network dockerfile context run_options",
     4: "runtime copying stages build_cache images reports image_archives",
     5: "runtime_cli supervisor inspection",
-    6: "engine",
+    6: "runtime_main engine",
     7: "build_steps spawner foreground",
     8: "build container_commands image_commands",
     9: "cli",
