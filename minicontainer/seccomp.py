@@ -156,7 +156,7 @@ def compile_profile(profile: Seccomp) -> bytes:
 
 
 def unknown_calls(pyseccomp: Any, profile: Seccomp) -> bytes:
-    """A prologue: a call newer than all that the profile names gets ENOSYS, so that the C library tries an older one."""
+    """A prologue: a call newer than all that the profile names gets ENOSYS, so that the C library falls back."""
     names = {name for rule in profile.syscalls for name in rule.names}
     prologue = b""
     for architecture in profile.architectures or ("SCMP_ARCH_NATIVE",):

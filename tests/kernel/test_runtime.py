@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,17 @@ from minicontainer.plan import Explain
 from tests import bundles
 from tests.bundles import Json, sh
 
-pytestmark = pytest.mark.kernel()
+pytestmark = [pytest.mark.kernel(), pytest.mark.usefixtures("nothing_left")]
 KINDS = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """A test that fails half-way must leave no container either."""
+    yield
+    root = str(tmp_path / "states")
+    for state in runtime.containers(root):
+        runtime.delete(root, state.id, force=True)
 
 
 def test_the_exit_status_and_the_output_are_the_program_s(tmp_path: Path) -> None:
