@@ -5,7 +5,10 @@ expected output stands for anything, a line of `…` alone for any number of lin
 only succeed; one that ends in `  # exits N` must end so.
 """
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,7 +60,7 @@ def matches(expected: str, printed: str) -> bool:
         if line.strip() == "…":
             pattern.append(r"(?:.*\n)*?")
         else:
-            parts = [re.sub(r"(\\ )+", r"[ ]+", re.escape(part)) for part in line.rstrip().split("…")]
+            parts = [re.sub(r"(\\[ \t])+", r"[ \\t]+", re.escape(part)) for part in line.rstrip().split("…")]
             pattern.append(r".*?".join(parts) + r"[ ]*\n")
     return re.fullmatch("".join(pattern), printed.strip("\n") + "\n") is not None
 
@@ -76,6 +79,7 @@ class Shell:
             text=True,
             cwd=directory,
             env=dict(environment),
+            start_new_session=True,
         )
         self.run('sudo() { "$@"; }')  # the tests are root, and a minimal Debian has no sudo
 
@@ -95,4 +99,6 @@ class Shell:
         assert self._bash.stdin and self._bash.stdout
         self._bash.stdin.close()
         self._bash.wait(timeout=30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGKILL)  # what a page put into the background and did not end
         self._bash.stdout.close()

@@ -46,6 +46,7 @@ def test_commands_are_found_with_their_line_output_and_status(tmp_path: Path) ->
         ("first\n…\nlast", "first\na\nb\nlast\n"),
         ("…\nlast", "last\n"),
         ("NAME  SIZE", "NAME    SIZE   "),
+        ("137  killed", "137\tkilled"),
     ],
 )
 def test_what_is_printed_matches_what_the_page_shows(expected: str, printed: str) -> None:
@@ -65,6 +66,13 @@ def test_a_shell_keeps_its_variables_and_tells_the_status(tmp_path: Path) -> Non
     assert shell.run("echo $name; pwd") == (f"value\n{tmp_path}", 0)
     assert shell.run("sudo sh -c 'exit 3'") == ("", 3)
     shell.close()
+
+
+def test_a_shell_ends_what_a_page_left_in_the_background(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"PATH": "/usr/bin:/bin"})
+    pid, _ = shell.run("sleep 600 >/dev/null 2>&1 & echo $!")
+    shell.close()
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
 def test_every_link_between_the_pages_leads_somewhere() -> None:
