@@ -1,6 +1,7 @@
 """The reader of documents: finds the commands of a page, and judges what they print."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,11 @@ def test_a_shell_ends_what_a_page_left_in_the_background(tmp_path: Path) -> None
     shell = Shell(tmp_path, {"PATH": "/usr/bin:/bin"})
     pid, _ = shell.run("sleep 600 >/dev/null 2>&1 & echo $!")
     shell.close()
-    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    for _ in range(100):
+        if not Path(f"/proc/{pid}/exe").exists():  # a zombie has none
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"process {pid} is still there")
 
 
 def test_every_link_between_the_pages_leads_somewhere() -> None:
@@ -86,10 +91,11 @@ def test_every_link_between_the_pages_leads_somewhere() -> None:
 
 
 def test_the_project_names_no_place_of_one_computer() -> None:
-    """No absolute path of a home, and no carriage return: a clone on Windows must run in a Linux machine."""
+    """No path of a home, and no carriage return: a clone on Windows must run in a Linux machine."""
     kept_out = {".git", ".venv", ".cache", ".demo", ".hypothesis", "__pycache__"}
     for path in ROOT.rglob("*"):
-        if path.is_file() and not kept_out & set(path.relative_to(ROOT).parts):
+        parts = path.relative_to(ROOT).parts
+        if path.is_file() and not kept_out & set(parts):
             content = path.read_bytes()
             assert b"\r\n" not in content, path
-            assert b"/home/" not in content or path == Path(__file__), path
+            assert b"/home/" not in content or parts[0] == "tests", path  # a test may have a container's home
