@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 CGROUP = "miniecs-lab"  # below our own cgroups: the labs' machines
-CGROUPS = (CGROUP, "minicontainer", "ecs")  # and what the runtime and an agent make there
+CONTAINERS = ("minicontainer", "ecs")  # and what the runtime and an agent make there
 
 
 class Census(NamedTuple):
@@ -44,10 +44,20 @@ def census(data: Path) -> Census:
         links=frozenset(
             name for name in os.listdir("/sys/class/net") if name.startswith(("ecs", "mc", "minicontainer"))
         ),
-        cgroups=frozenset(str(path) for own in own_cgroups() for name in CGROUPS for path in own.glob(f"{name}/**/")),
+        cgroups=frozenset(str(path) for own in own_cgroups() for path in _cgroups(own)),
         processes=frozenset(f"{pid} {said}" for pid, said in processes.items()),
         namespaces=frozenset(name for pid in processes for name in _namespaces(pid)),
     )
+
+
+def _cgroups(own: Path) -> Iterator[Path]:
+    """The labs' cgroups, and containers' that are empty: one with processes is not forgotten, it is in use."""
+    yield from own.glob(f"{CGROUP}/**/")
+    for name in CONTAINERS:
+        for path in own.glob(f"{name}/*/**/"):
+            with contextlib.suppress(OSError):  # it was removed meanwhile
+                if not any(child.is_dir() for child in path.iterdir()) and not (path / "cgroup.procs").read_text():
+                    yield path
 
 
 def _namespaces(pid: int) -> Iterator[str]:
