@@ -112,9 +112,9 @@ class Demo:
             self.terminal.command(f"miniecs server --data {os.path.relpath(self.data)}/server --listen {self.registry}")
             self.lab.start_server()
             token = self.client("ecr").get_authorization_token()["authorizationData"][0]["authorizationToken"]
-            self.terminal.command("aws ecr get-login-password | \\")
             password = base64.b64decode(token).decode().partition(":")[2]
-            self.call("minicontainer", "login", "--username", "AWS", "--password-stdin", self.registry, stdin=password)
+            login = ("minicontainer", "login", "--username", "AWS", "--password-stdin", self.registry)
+            self.call(*login, stdin=password, source="aws ecr get-login-password | ")
             for image in ("web:1", "hungry:1"):
                 self.call("minicontainer", "tag", image, f"{self.registry}/{image}")
                 self.call("minicontainer", "push", f"{self.registry}/{image}")
@@ -216,9 +216,9 @@ class Demo:
     def registry(self) -> str:
         return f"{self.lab.address}:{PORT}"
 
-    def call(self, *command: str, stdin: str = "") -> str:
-        """Run one of our commands as a person would; return what it printed."""
-        self.terminal.command(" ".join(command))
+    def call(self, *command: str, stdin: str = "", source: str = "") -> str:
+        """Run one of our commands as a person would; return what it printed. `source` shows where `stdin` comes from."""
+        self.terminal.command(source + " ".join(command))
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=self.lab.environment)
         if done.returncode:
             raise Error(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
