@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from miniecs import acs, metadata, task_engine, transitions
+from miniecs import acs, listeners, metadata, task_engine, transitions
 from miniecs.checkpoint import Checkpoint, Identity, remember
 from miniecs.client import UNREACHABLE, Client, Refusal, credentials, host_and_port
 from miniecs.container_definition import METADATA_ADDRESS, Instance
@@ -43,6 +43,8 @@ UNKNOWN_TO_SERVER = "Task is not known to the control plane"
 def main(arguments: argparse.Namespace) -> int:
     """Run an agent until SIGTERM or SIGINT: the exit code of `miniecs agent`."""
     open_journal()
+    if os.geteuid() != 0:
+        raise Error("miniecs agent needs root: it makes containers; try: sudo miniecs agent ...")
     chosen, found = settings(arguments), credentials()
     # First of all: the spawner forks while this process has one thread.
     with task_engine.spawner(f"{chosen.data}/minicontainer") as spawner:
@@ -115,6 +117,7 @@ class Agent:
             for sender in self.senders.values():
                 sender.cancel()
             await self.tasks.close()
+            self.checkpoint.close()
 
     # --- registration ------------------------------------------------------------------------------------------------
 
@@ -425,7 +428,12 @@ async def _serve(application: web.Application, host: str, port: int) -> AsyncIte
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, reuse_address=True).start()
+        try:
+            await web.TCPSite(runner, host, port, reuse_address=True).start()
+        except OSError as error:
+            raise Error(
+                f"{host}:{port} is taken by {listeners.holder(port)}; try: one agent in each network namespace"
+            ) from error
         yield
     finally:
         await runner.cleanup()

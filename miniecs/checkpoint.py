@@ -4,11 +4,13 @@ Stands between `transitions` (a task's record) and `agent`. One small file for t
 replaced as a whole: rename(2). What was promised to the control plane is on the disk before the promise: fsync(2).
 """
 
+import fcntl
 import os
 from pathlib import Path
 
 import msgspec
 
+from miniecs.errors import Error
 from miniecs.transitions import TaskRecord
 
 REMEMBERED = 1000  # stopped tasks: a task id runs at most once, also when an old payload is late
@@ -28,6 +30,16 @@ class Checkpoint:
         self.directory = Path(directory)
         self.tasks = self.directory / "tasks"
         self.tasks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = open(self.directory / "agent.lock", "ab")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise Error(f"another agent uses {directory}; try: a --data directory for each") from None
+
+    def close(self) -> None:
+        """Let another have it."""
+        self._lock.close()
 
     def identity(self) -> Identity | None:
         try:

@@ -1,15 +1,17 @@
 """A cluster for the tests of a module: a control plane with an image in its registry, and a client that drives it."""
 
 import configparser
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
 from minicontainer import engine
-from miniecs.lab import Lab
+from miniecs.lab import Lab, Machine
 from tests import images
 
 CLUSTER = "default"
@@ -49,6 +51,13 @@ class Cluster:
         assert not answer["failures"], answer["failures"]
         return str(answer["tasks"][0]["taskArn"])
 
+    def agent_pid(self, machine: Machine) -> int:
+        """The agent itself. A supervisor has the same command line, but begins a session: setsid(2)."""
+        for pid in children(machine.pid):
+            if os.getsid(pid) == os.getsid(machine.pid) and b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        return 0
+
     def task(self, arn: str) -> dict[str, Any]:
         return dict(self.ecs.describe_tasks(cluster=CLUSTER, tasks=[arn])["tasks"][0])
 
@@ -59,6 +68,10 @@ class Cluster:
     def stop(self, arn: str) -> dict[str, Any]:
         self.ecs.stop_task(cluster=CLUSTER, task=arn, reason="the test is over")
         return self.until_status(arn, "STOPPED")
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def until(condition: Callable[[], object], seconds: float = 20, what: Callable[[], str] = lambda: "it") -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from miniecs.lab import Lab, Machine
-from tests.cluster.conftest import Cluster, until
+from miniecs.lab import PROGRAMS, Lab, Machine
+from tests.cluster.conftest import Cluster, children, until
 
 pytestmark = pytest.mark.cluster
 
@@ -255,7 +256,7 @@ def test_tasks_outlive_the_agent_and_the_next_agent_knows_them(cluster: Cluster,
     stays, ends = cluster.run(WEB), cluster.run({"command": ["sh", "-c", "sleep 1.2; exit 9"]})
     task = cluster.until_status(stays, "RUNNING")
     cluster.until_status(ends, "RUNNING")
-    agent = cluster.lab.agent_pid("one")
+    agent = cluster.agent_pid(machine)
     os.kill(machine.pid, signal.SIGSTOP)  # so that process 1 does not start another agent yet
     os.kill(agent, signal.SIGKILL)
     time.sleep(1.5)
@@ -263,7 +264,7 @@ def test_tasks_outlive_the_agent_and_the_next_agent_knows_them(cluster: Cluster,
     os.kill(machine.pid, signal.SIGCONT)
     ended = cluster.until_status(ends, "STOPPED")
     assert ended["containers"][0]["exitCode"] == 9
-    until(lambda: cluster.lab.agent_pid("one") != agent, 10)
+    until(lambda: cluster.agent_pid(machine) not in (0, agent), 10)
     until(lambda: cluster.instances()[0]["agentConnected"], 10)
     again = cluster.task(stays)
     assert again["lastStatus"] == "RUNNING"
@@ -272,10 +273,53 @@ def test_tasks_outlive_the_agent_and_the_next_agent_knows_them(cluster: Cluster,
     cluster.stop(stays)
 
 
+def test_an_agent_that_is_killed_again_and_again_loses_nothing(cluster: Cluster, machine: Machine) -> None:
+    """Wherever in their making the tasks are: each runs once, and each end is told."""
+    stay, end = [], []
+    for _ in range(4):
+        stay += [cluster.run({"command": ["sleep", "1000"], "memory": 16}, family="stay")]
+        end += [cluster.run({"command": ["sh", "-c", "sleep 1; exit 5"], "memory": 16}, family="end")]
+        time.sleep(random.random() * 0.4)
+        os.kill(cluster.agent_pid(machine), signal.SIGKILL)
+        until(lambda: not cluster.instances()[0]["agentConnected"], 10)
+        until(lambda: cluster.instances()[0]["agentConnected"], 20, lambda: cluster.lab.log("one", 50))
+    for arn in end:
+        assert cluster.until_status(arn, "STOPPED", 30)["containers"][0]["exitCode"] == 5
+    for arn in stay:
+        cluster.until_status(arn, "RUNNING", 30)
+    kept = {path.name for path in (cluster.lab.data / "one/minicontainer/containers").iterdir()}
+    assert kept >= {cluster.task(arn)["containers"][0]["runtimeId"] for arn in stay}
+    for arn in stay:
+        cluster.stop(arn)
+    until(lambda: not leftovers(machine), 10, lambda: str(leftovers(machine)))
+
+
+def test_an_agent_without_its_engine_starts_again(cluster: Cluster, machine: Machine) -> None:
+    arn = cluster.run(WEB)
+    task = cluster.until_status(arn, "RUNNING")
+    agent = cluster.agent_pid(machine)
+    (spawner,) = children(agent)
+    os.kill(spawner, signal.SIGKILL)
+    until(lambda: cluster.agent_pid(machine) not in (0, agent), 10)
+    assert "the engine's process was killed" in cluster.lab.log("one", 20)
+    until(lambda: cluster.instances()[0]["agentConnected"], 10)
+    assert fetch(machine, task) == "hello\n"
+    cluster.stop(arn)
+
+
+def test_a_second_agent_on_the_same_machine_is_told_who_is_there(cluster: Cluster, machine: Machine) -> None:
+    agent = [f"{PROGRAMS}/miniecs", "agent", "--endpoint", cluster.lab.endpoint, "--data", f"{cluster.lab.data}/second"]
+    enter = ["nsenter", "--target", str(machine.pid), "--all", *agent]
+    second = subprocess.run(enter, capture_output=True, text=True, timeout=20, env=cluster.lab.environment)
+    assert second.returncode == 1
+    assert second.stderr.startswith("miniecs: 169.254.170.2:80 is taken by process ")
+    assert "Traceback" not in second.stderr
+
+
 def test_a_terminated_agent_leaves_its_tasks_running(cluster: Cluster, machine: Machine) -> None:
     arn = cluster.run(WEB)
     task = cluster.until_status(arn, "RUNNING")
-    agent = cluster.lab.agent_pid("one")
+    agent = cluster.agent_pid(machine)
     os.kill(agent, signal.SIGTERM)
     until(lambda: not Path(f"/proc/{agent}").exists(), 5)
     assert fetch(machine, task) == "hello\n"
@@ -303,7 +347,7 @@ def test_an_agent_that_was_lost_stops_what_was_replaced(cluster: Cluster, machin
     """Silent for too long, its tasks are given up; when it comes back it is told, and stops them."""
     arn = cluster.run(WEB)
     task = cluster.until_status(arn, "RUNNING")
-    agent = cluster.lab.agent_pid("one")
+    agent = cluster.agent_pid(machine)
     os.kill(agent, signal.SIGSTOP)
     try:
         lost = cluster.until_status(arn, "STOPPED", 12)

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from miniecs.acs import Container, Task
 from miniecs.checkpoint import REMEMBERED, Checkpoint, Identity, remember
+from miniecs.errors import Error
 from miniecs.transitions import TaskRecord, new_record, stop
 
 
@@ -13,6 +15,18 @@ def record(number: int) -> TaskRecord:
     arn = f"arn:aws:ecs:us-east-1:000000000000:task/default/{number:032x}"
     task = Task(arn=arn, family="f", version="1", containers=(Container(name="web", image="web:1"),))
     return new_record(task, lambda: "id")
+
+
+def reopen(checkpoint: Checkpoint) -> Checkpoint:
+    checkpoint.close()
+    return Checkpoint(str(checkpoint.directory))
+
+
+def test_a_directory_has_one_agent(tmp_path: Path) -> None:
+    first = Checkpoint(str(tmp_path))
+    with pytest.raises(Error, match="another agent uses"):
+        Checkpoint(str(tmp_path))
+    reopen(first)
 
 
 def test_a_new_agent_knows_nothing(tmp_path: Path) -> None:
@@ -23,8 +37,9 @@ def test_a_new_agent_knows_nothing(tmp_path: Path) -> None:
 
 def test_who_it_is_is_kept(tmp_path: Path) -> None:
     identity = Identity(cluster="default", client_token="t", container_instance_arn="arn", finished=("a", "b"))
-    Checkpoint(str(tmp_path)).save_identity(identity)
-    assert Checkpoint(str(tmp_path)).identity() == identity
+    checkpoint = Checkpoint(str(tmp_path))
+    checkpoint.save_identity(identity)
+    assert reopen(checkpoint).identity() == identity
 
 
 def test_records_are_kept_replaced_and_forgotten(tmp_path: Path) -> None:
@@ -33,10 +48,11 @@ def test_records_are_kept_replaced_and_forgotten(tmp_path: Path) -> None:
     checkpoint.save(record(2))
     changed = stop(record(1), "enough", 1.0)
     checkpoint.save(changed)
-    assert Checkpoint(str(tmp_path)).records() == [changed, record(2)]
+    checkpoint = reopen(checkpoint)
+    assert checkpoint.records() == [changed, record(2)]
     checkpoint.forget(changed)
     checkpoint.forget(changed)
-    assert Checkpoint(str(tmp_path)).records() == [record(2)]
+    assert reopen(checkpoint).records() == [record(2)]
 
 
 def test_a_half_written_file_is_not_seen(tmp_path: Path) -> None:

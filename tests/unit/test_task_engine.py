@@ -248,6 +248,7 @@ def test_a_health_check_is_asked_in_the_container(tmp_path: Path, healthy: int, 
 async def killed(world: World) -> None:
     """All that the agent had in memory is gone; the containers and the disk are as they were."""
     await world.engine.close()
+    world.checkpoint.close()
 
 
 def successor(world: World, directory: Path) -> World:
