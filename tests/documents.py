@@ -60,8 +60,8 @@ def matches(expected: str, printed: str) -> bool:
         if line.strip() == "…":
             pattern.append(r"(?:.*\n)*?")
         else:
-            parts = [re.sub(r"(\\[ \t])+", r"[ \\t]+", re.escape(part)) for part in line.rstrip().split("…")]
-            pattern.append(r".*?".join(parts) + r"[ ]*\n")
+            parts = [re.sub(r"(\\[ \t])+", r"[ \\t]+", re.escape(part)) for part in line.strip().split("…")]
+            pattern.append(r"[ \t]*" + r".*?".join(parts) + r"[ \t]*\n")
     return re.fullmatch("".join(pattern), printed.strip("\n") + "\n") is not None
 
 

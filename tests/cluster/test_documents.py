@@ -18,6 +18,7 @@ def test_the_commands_of_the_page_do_what_it_says(page: Path, tmp_path: Path) ->
     environment = {
         "HOME": str(tmp_path),
         "MINICONTAINER_ROOT": str(tmp_path / "minicontainer"),
+        "TMPDIR": str(tmp_path),  # where a page's `mktemp --directory` is
         "PATH": f"{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
     }
@@ -33,6 +34,10 @@ def test_the_commands_of_the_page_do_what_it_says(page: Path, tmp_path: Path) ->
                 )
     finally:
         shell.run("sudo ./dev demo --stop")
+        for root in tmp_path.glob("**/containers"):  # what a page that failed left
+            shell.run(
+                f"minicontainer --root {root.parent} ps --all --quiet | xargs -r minicontainer --root {root.parent} rm -f"
+            )
         shell.close()
 
 
