@@ -213,8 +213,9 @@ def read(place: Home, container_id: str) -> Container:
 
 def find(place: Home, name_or_id: str) -> str:
     """The id of the container with this name, id, or unambiguous beginning of an id."""
-    with suppress(OSError):
-        return os.readlink(f"{place.data}/names/{name_or_id}") if "/" not in name_or_id else ""
+    if "/" not in name_or_id:
+        with suppress(OSError):
+            return os.readlink(f"{place.data}/names/{name_or_id}")
     matches = [known for known in ids(place) if name_or_id and known.startswith(name_or_id)]
     if len(matches) > 1:
         raise Error(f"{name_or_id} is the beginning of {len(matches)} container ids; try: more of its characters")

@@ -1,0 +1,92 @@
+"""supervisor: what decides, without a container: restarts, messages, and files of a root file system nobody trusts."""
+
+import os
+import pickle
+import socket
+from pathlib import Path
+
+import pytest
+
+from minicontainer import supervisor
+from minicontainer.errors import CommandNotFound, Error, ImageNotFound
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "restarts", "again"),
+    [
+        ("no", 0, 0, False),
+        ("no", 1, 0, False),
+        ("always", 0, 0, True),
+        ("always", 1, 99, True),
+        ("on-failure", 0, 0, False),
+        ("on-failure", 1, 99, True),
+        ("on-failure:2", 1, 1, True),
+        ("on-failure:2", 1, 2, False),
+        ("on-failure:2", 0, 0, False),
+    ],
+)
+def test_restart_policies(policy: str, code: int, restarts: int, again: bool) -> None:
+    assert supervisor.should_restart(policy, code, restarts) is again
+
+
+def test_a_file_of_the_image_is_read_within_the_image(tmp_path: Path) -> None:
+    outside = tmp_path / "secret"
+    outside.write_text("secret")
+    rootfs = tmp_path / "rootfs"
+    (rootfs / "etc").mkdir(parents=True)
+    (rootfs / "etc" / "group").write_text("inside")
+    (rootfs / "etc" / "passwd").symlink_to("/etc/group")  # absolute: of the container's root, not of ours
+    (rootfs / "etc" / "shadow").symlink_to("../../secret")
+    assert supervisor.read_inside(str(rootfs), "etc/passwd") == "inside"
+    assert supervisor.read_inside(str(rootfs), "etc/shadow") == ""
+    assert supervisor.read_inside(str(rootfs), "etc/absent") == ""
+    assert supervisor.read_inside(str(rootfs), "etc") == ""
+
+
+def test_a_fifo_in_place_of_a_file_does_not_hold_us_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "passwd")
+    assert supervisor.read_inside(str(tmp_path), "passwd") == ""
+
+
+def test_an_endless_file_is_read_to_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_bytes(b"x" * 100)
+    assert supervisor.read_inside(str(tmp_path), "passwd", limit=10) == "x" * 10
+
+
+def test_the_channel_tells_the_status_then_ends() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        theirs.send(supervisor.ENDED + b"7")
+        theirs.close()
+        assert supervisor.exit_code(ours) == 7
+        assert supervisor.exit_code(ours) is None
+
+
+def test_the_channel_raises_what_the_supervisor_raised() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        theirs.send(supervisor.FAILED + pickle.dumps(CommandNotFound("exec: no such file")))
+        with pytest.raises(CommandNotFound, match="^exec: no such file$"):
+            supervisor.exit_code(ours)
+
+
+def test_a_supervisor_that_says_nothing_was_killed() -> None:
+    error = supervisor._failure(b"")
+    assert isinstance(error, Error)
+    assert "was killed" in str(error)
+
+
+def test_an_error_is_pickled_whole() -> None:
+    error = pickle.loads(pickle.dumps(ImageNotFound("web")))
+    assert isinstance(error, ImageNotFound)
+    assert str(error) == "image web not found; try: minicontainer pull web"
+    marked = ImageNotFound("web")
+    marked.add_note("seen by one")
+    assert pickle.loads(pickle.dumps(marked)).__notes__ == ["seen by one"]
+
+
+def test_a_status_is_said_as_a_shell_says_it() -> None:
+    for action, expected in ((lambda: os._exit(3), 3), (lambda: os.kill(os.getpid(), 9), 137)):
+        if (child := os.fork()) == 0:
+            action()
+        assert supervisor._status(child) == expected
