@@ -28,13 +28,13 @@ class TaskStatus(StrEnum):
     STOPPED = "STOPPED"
 
 
-_ENDING = {TaskStatus.DEACTIVATING, TaskStatus.STOPPING, TaskStatus.DEPROVISIONING, TaskStatus.STOPPED}
+ENDING = {TaskStatus.DEACTIVATING, TaskStatus.STOPPING, TaskStatus.DEPROVISIONING, TaskStatus.STOPPED}
 
 NEXT: dict[TaskStatus, set[TaskStatus]] = {
-    TaskStatus.PROVISIONING: {TaskStatus.PENDING, TaskStatus.ACTIVATING, TaskStatus.RUNNING} | _ENDING,
-    TaskStatus.PENDING: {TaskStatus.ACTIVATING, TaskStatus.RUNNING} | _ENDING,
-    TaskStatus.ACTIVATING: {TaskStatus.RUNNING} | _ENDING,
-    TaskStatus.RUNNING: _ENDING,
+    TaskStatus.PROVISIONING: {TaskStatus.PENDING, TaskStatus.ACTIVATING, TaskStatus.RUNNING} | ENDING,
+    TaskStatus.PENDING: {TaskStatus.ACTIVATING, TaskStatus.RUNNING} | ENDING,
+    TaskStatus.ACTIVATING: {TaskStatus.RUNNING} | ENDING,
+    TaskStatus.RUNNING: ENDING,
     TaskStatus.DEACTIVATING: {TaskStatus.STOPPING, TaskStatus.DEPROVISIONING, TaskStatus.STOPPED},
     TaskStatus.STOPPING: {TaskStatus.DEPROVISIONING, TaskStatus.STOPPED},
     TaskStatus.DEPROVISIONING: {TaskStatus.STOPPED},
@@ -296,7 +296,7 @@ class Task(Value, frozen=True, kw_only=True):
 
     @property
     def is_wanted(self) -> bool:
-        return self.desired_status == TaskStatus.RUNNING and self.last_status != TaskStatus.STOPPED
+        return self.desired_status == TaskStatus.RUNNING and self.last_status not in ENDING
 
     @property
     def service_name(self) -> str | None:

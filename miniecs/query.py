@@ -129,10 +129,11 @@ class _Parser:
         while at < len(self.text.rstrip()):
             match = TOKEN.match(self.text, at)
             if not match:
-                raise InvalidParameterException(f"Invalid expression '{self.text}': cannot read '{self.text[at:]}'.")
-            text = match[0].strip()
-            quoted = match["quoted"] is not None
-            yield Token(text[1:-1] if quoted else text, quoted, at)
+                raise InvalidParameterException(
+                    f"Invalid expression '{self.text}': cannot read '{self.text[at:].strip()}'."
+                )
+            text, quoted = match[0].strip(), match["quoted"] is not None
+            yield Token(text[1:-1] if quoted else text, quoted, match.end() - len(text))
             at = match.end()
 
     def _peek(self) -> Token | None:

@@ -51,10 +51,10 @@ class Settings(NamedTuple):
 
 def main(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT: the exit code of `miniecs server`."""
-    journal.open_journal()
     os.makedirs(settings.data, mode=0o700, exist_ok=True)
     sockets = [listeners.listen(address) for address in settings.listen]
     secrets, made = credentials(settings.data)
+    journal.open_journal()
     return asyncio.run(_serve(settings, sockets, secrets, made))
 
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from aiohttp import WSMessage, WSMsgType, web
 
-from miniecs import overrides, records
+from miniecs import acs, overrides, records
 from miniecs.controller import Controller
 from miniecs.journal import tell, warn
 from miniecs.model import ContainerInstance, InstanceStatus, Json, Task, TaskStatus, key_of, last
@@ -157,24 +158,23 @@ class Session:
 
     async def hear(self, message: WSMessage) -> None:
         """One frame of the agent."""
+        self.silent = 0.0  # any frame is a sign of life
         try:
-            frame = json.loads(message.data)
-            kind, content = frame["type"], frame.get("message") or {}
-        except (ValueError, KeyError, TypeError):
-            warn("frame unreadable", instance=self.arn, frame=str(message.data)[:80])
+            frame = acs.decode(message.data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            warn("frame unreadable", instance=self.arn, error=error, frame=str(message.data)[:80])
             return
-        self.silent = 0.0
-        match kind:
-            case "AckRequest":
-                self._given |= self._waiting.pop(content.get("messageId", ""), (0.0, {}))[1]
-            case "NackRequest":
-                await self._refused(content)
-            case "TaskStopVerificationMessage":
-                await self._verify(content)
-            case "HeartbeatAckRequest":
-                pass  # any frame is a sign of life
+        match frame:
+            case acs.AckRequest():
+                self._given |= self._waiting.pop(frame.message_id, (0.0, {}))[1]
+            case acs.NackRequest():
+                await self._refused(frame)
+            case acs.TaskStopVerificationMessage():
+                await self._verify(frame)
+            case acs.HeartbeatAckRequest():
+                pass
             case _:
-                warn("frame unknown", instance=self.arn, type=str(kind)[:40])
+                warn("frame unknown", instance=self.arn, frame=str(message.data)[:80])
 
     def replaced(self) -> None:
         self._spawn(self.close("another session of this container instance began"))
@@ -238,16 +238,15 @@ class Session:
         due.sort(key=lambda task: (task.desired_status == TaskStatus.RUNNING, task.created_at, task.task_arn))
         return [_payload(transaction, task) for task in due]
 
-    async def _refused(self, content: Json) -> None:
-        _, tasks = self._waiting.pop(content.get("messageId", ""), (0.0, {}))
-        reason = str(content.get("reason") or "the agent refused the task")
-        warn("payload refused", instance=self.arn, reason=reason)
+    async def _refused(self, frame: acs.NackRequest) -> None:
+        _, tasks = self._waiting.pop(frame.message_id, (0.0, {}))
+        warn("payload refused", instance=self.arn, reason=frame.reason)
         self._given |= tasks
-        await self.sessions.controller.refused(list(tasks), reason)
+        await self.sessions.controller.refused(list(tasks), frame.reason or "the agent refused the task")
 
-    async def _verify(self, content: Json) -> None:
+    async def _verify(self, frame: acs.TaskStopVerificationMessage) -> None:
         """Of what the agent holds and did not find in the manifest: what is not to run any more."""
-        candidates = [str(one.get("taskArn", "")) for one in content.get("stopCandidates") or ()]
+        candidates = [one.task_arn for one in frame.stop_candidates]
         live = await self.sessions.store.read(lambda t: {one for one in candidates if t.get(TASKS, key_of(one))})
         stops = [{"taskArn": arn, "clusterArn": self.cluster_arn} for arn in candidates if arn not in live]
         await self._send("TaskStopVerificationAck", {**self._address(), "stopTasks": stops})

@@ -121,7 +121,7 @@ def _open(path: str) -> sqlite3.Connection:
         connection.execute(SCHEMA)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         connection.close()
         if "locked" in str(error):
             raise Error(f"{path} is in use by another server; try: another --data") from None

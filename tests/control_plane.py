@@ -225,16 +225,22 @@ class PretendAgent:
             case "HeartbeatMessage":
                 await self._send("HeartbeatAckRequest", messageId=message["messageId"])
             case "TaskManifestMessage":
-                await self._send("AckRequest", messageId=message["messageId"])
+                await self._send(
+                    "AckRequest", cluster="default", containerInstance="i1", messageId=message["messageId"]
+                )
                 known = {task["taskArn"] for task in message["tasks"]}
                 stray = [arn for arn, status in self.tasks.items() if status != "STOPPED" and arn not in known]
                 if stray:
                     stops = [{"taskArn": arn, "desiredStatus": "STOPPED"} for arn in stray]
-                    await self._send("TaskStopVerificationMessage", stopCandidates=stops)
+                    await self._send(
+                        "TaskStopVerificationMessage", messageId=message["messageId"], stopCandidates=stops
+                    )
             case "TaskStopVerificationAck":
                 self.tasks |= {task["taskArn"]: "STOPPED" for task in message["stopTasks"]}
             case "PayloadMessage":
-                await self._send("AckRequest", messageId=message["messageId"])
+                await self._send(
+                    "AckRequest", cluster="default", containerInstance="i1", messageId=message["messageId"]
+                )
                 for task in message["tasks"]:
                     await asyncio.to_thread(self._take, task)
 

@@ -342,9 +342,11 @@ def _heartbeats_only(agent: PretendAgent) -> Any:
 def test_a_refused_payload_stops_its_tasks_with_the_reason(plane: ControlPlane) -> None:
     agent = PretendAgent(plane, "i-1")
 
+    who = {"cluster": "default", "containerInstance": agent.arn}
+
     async def refuse(kind: str, message: Any) -> None:
         if kind == "PayloadMessage":
-            await agent._send("NackRequest", messageId=message["messageId"], reason="no such volume driver")
+            await agent._send("NackRequest", **who, messageId=message["messageId"], reason="no such volume driver")
 
     agent._answer = refuse  # type: ignore[method-assign]  # the test's point
     define(plane)

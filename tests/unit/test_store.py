@@ -1,281 +1,239 @@
-"""The store: whole blobs, names, garbage, and many processes at a time."""
+"""What a store promises, kept by the one in memory and the one in a file; and a file after kill -9."""
 
-import fcntl
-import hashlib
-import json
+import asyncio
 import os
 import signal
-import time
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicontainer.errors import Error, ImageNotFound
-from minicontainer.oci import image
-from minicontainer.oci.image import LAYER, Descriptor, ImageConfig, InvalidImage, Platform
-from minicontainer.store import DOCUMENT_LIMIT, Store
+from miniecs.errors import Error
+from miniecs.model import Cluster
+from miniecs.sqlite import SqliteStore
+from miniecs.store import CLUSTERS, COUNTERS, TOKENS, Change, Counter, MemoryStore, Store, Token, Transaction
+
+Scenario = Callable[[Store], Awaitable[None]]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "oci"))
+def token(name: str) -> Token:
+    return Token(digest=name, arns=(name,), created_at=1.0)
 
 
-def sha256(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def keep(*names: str) -> Callable[[Transaction], None]:
+    def decide(transaction: Transaction) -> None:
+        for name in names:
+            transaction.put(TOKENS, name, token(name))
+
+    return decide
 
 
-def build(store: Store, name: str, content: bytes = b"layer", **fields: Any) -> Descriptor:
-    digest, size = store.put(content)
-    layer = Descriptor(media_type=LAYER, digest=digest, size=size)
-    config = ImageConfig(**({"architecture": Platform.here().architecture, "diff_ids": (digest,)} | fields))
-    descriptor = store.put_image([layer], config)
-    store.tag(name, descriptor)
-    return descriptor
+def names(transaction: Transaction, partition: str = "") -> list[str]:
+    return [key for key, _ in transaction.items(TOKENS, partition)]
 
 
-def test_a_new_store_is_an_empty_oci_layout(store: Store) -> None:
-    layout = json.loads(Path(store.root, "oci-layout").read_text())
-    assert layout == {"imageLayoutVersion": "1.0.0"}
-    index = json.loads(Path(store.root, "index.json").read_text())
-    assert (index["schemaVersion"], index["manifests"]) == (2, [])
-    assert Store(store.root).names() == []
+async def a_transaction_sees_what_it_wrote_and_so_do_those_after(store: Store) -> None:
+    def decide(transaction: Transaction) -> list[str]:
+        keep("a/1", "b/1")(transaction)
+        transaction.delete(TOKENS, "a/1")
+        transaction.delete(TOKENS, "never/there")
+        return names(transaction)
+
+    assert await store.transact(decide) == ["b/1"]
+    assert await store.read(names) == ["b/1"]
 
 
-def test_a_blob_is_kept_under_its_digest(store: Store) -> None:
-    digest, size = store.put(b"hello")
-    assert (digest, size) == (sha256(b"hello"), 5)
-    assert store.has(digest)
-    assert store.size(digest) == 5
-    assert store.read(digest) == b"hello"
-    assert Path(store.blob_path(digest)).stat().st_mode & 0o777 == 0o644
-    assert store.put(b"hello") == (digest, size)
-    assert os.listdir(store.staging) == []
+async def a_transaction_that_raises_wrote_nothing(store: Store) -> None:
+    await store.transact(keep("a/1", "a/2"))
+
+    def decide(transaction: Transaction) -> None:
+        transaction.put(TOKENS, "a/1", token("other"))
+        transaction.delete(TOKENS, "a/2")
+        transaction.put(TOKENS, "a/2", token("again"))
+        transaction.put(TOKENS, "c/9", token("new"))
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await store.transact(decide)
+    found = await store.read(lambda transaction: transaction.list(TOKENS))
+    assert [one.digest for one in found] == ["a/1", "a/2"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
-@given(st.lists(st.binary(max_size=200), max_size=8))
-def test_what_is_written_in_pieces_has_the_digest_of_the_whole(store: Store, pieces: list[bytes]) -> None:
-    with store.writer() as writer:
-        for piece in pieces:
-            writer.write(piece)
-        digest, size = writer.commit(sha256(b"".join(pieces)), sum(map(len, pieces)))
-    assert Path(store.blob_path(digest)).read_bytes() == b"".join(pieces)
-    assert size == sum(map(len, pieces))
+async def a_list_is_in_the_order_of_keys_and_by_partition(store: Store) -> None:
+    await store.transact(keep("b/2", "a/9", "b/10", "a"))
+    assert await store.read(names) == ["a", "a/9", "b/10", "b/2"]
+    assert await store.read(lambda transaction: names(transaction, "b")) == ["b/10", "b/2"]
+    assert await store.read(lambda transaction: names(transaction, "c")) == []
 
 
-def test_content_of_another_digest_or_size_is_not_kept(store: Store) -> None:
-    for digest, size in ((sha256(b"other"), None), (sha256(b"content"), 3), (None, 8)):
-        with store.writer() as writer, pytest.raises(Error):
-            writer.write(b"content")
-            writer.commit(digest, size)
-    assert list(store.digests()) == []
-    assert os.listdir(store.staging) == []
+async def a_watch_sees_whole_transactions_in_their_order(store: Store) -> None:
+    await store.transact(keep("before"))
+    watch = store.watch()
+    await store.transact(keep("a", "b"))
+    await store.transact(lambda transaction: transaction.delete(TOKENS, "a"))
+    await store.read(names)
+    assert await asyncio.wait_for(watch.changes(), 5) == [
+        Change("token", "a", None, token("a")),
+        Change("token", "b", None, token("b")),
+        Change("token", "a", token("a"), None),
+    ]
+    store.unwatch(watch)
+    await store.transact(keep("c"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(watch.changes(), 0.01)
 
 
-def test_a_writer_that_is_not_committed_leaves_nothing(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.writer() as writer:
-        writer.write(b"x")
-        raise ZeroDivisionError
-    assert os.listdir(store.staging) == []
-    with pytest.raises(ValueError, match="aborted"):
-        writer.write(b"y")
-    with pytest.raises(ValueError, match="aborted"):
-        writer.commit()
+async def a_counter_only_rises(store: Store) -> None:
+    assert [await store.transact(lambda transaction: transaction.next("n")) for _ in range(3)] == [1, 2, 3]
+    assert await store.read(lambda transaction: transaction.get(COUNTERS, "n")) == Counter(value=3)
 
 
-def test_other_algorithms_are_verified_too(store: Store) -> None:
-    wanted = "sha512:" + hashlib.sha512(b"x").hexdigest()
-    with store.writer("sha512") as writer:
-        writer.write(b"x")
-        assert writer.commit(wanted)[0] == wanted
-    with store.writer() as writer:
-        writer.write(b"x")
-        assert writer.commit(wanted)[0] == wanted
-    assert store.read(wanted) == b"x"
+async def many_at_once_are_serial(store: Store) -> None:
+    numbers = await asyncio.gather(*(store.transact(lambda transaction: transaction.next("n")) for _ in range(200)))
+    assert sorted(numbers) == list(range(1, 201))
 
 
-@pytest.mark.parametrize(
-    "digest", ["sha256:../../x", "x", "sha256:" + "A" * 64, "md5:" + "a" * 32, "", "../x:" + "a" * 64]
-)
-def test_a_digest_is_never_a_way_out(store: Store, digest: str) -> None:
-    with pytest.raises(InvalidImage):
-        store.blob_path(digest)
-    with pytest.raises(InvalidImage):
-        store.open(digest)
+SCENARIOS: list[Scenario] = [
+    a_transaction_sees_what_it_wrote_and_so_do_those_after,
+    a_transaction_that_raises_wrote_nothing,
+    a_list_is_in_the_order_of_keys_and_by_partition,
+    a_watch_sees_whole_transactions_in_their_order,
+    a_counter_only_rises,
+    many_at_once_are_serial,
+]
 
 
-def test_an_absent_blob_is_one_line_with_a_way_out(store: Store) -> None:
-    with pytest.raises(Error, match="pull the image again"):
-        store.open(sha256(b"nothing"))
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("engine", ["memory", "sqlite"])
+def test_every_engine_keeps_the_promise(scenario: Scenario, engine: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        store: Store = MemoryStore() if engine == "memory" else SqliteStore(str(tmp_path / "state"))
+        await scenario(store)
+        await store.close()
+
+    asyncio.run(play())
 
 
-def test_a_document_is_verified_when_it_is_read(store: Store) -> None:
-    digest, _ = store.put(b"{}")
-    Path(store.blob_path(digest)).write_bytes(b"[]")
-    with pytest.raises(InvalidImage, match="another digest"):
-        store.read(digest)
-    large, _ = store.put(b" " * (DOCUMENT_LIMIT + 1))
-    with pytest.raises(InvalidImage, match="at most"):
-        store.read(large)
+# --- in a file -------------------------------------------------------------------------------------------------------
+
+WRITES = st.lists(st.tuples(st.sampled_from(["a/1", "a/2", "b/1", "c"]), st.booleans()), max_size=12)
 
 
-def test_an_image_is_found_by_name_reference_and_id(store: Store) -> None:
-    descriptor = build(store, "docker.io/library/web:latest")
-    config = store.manifest(descriptor).config.digest
-    digits = descriptor.digest.removeprefix("sha256:")
-    for name in (
-        "web",
-        "web:latest",
-        "docker.io/library/web",
-        descriptor.digest,
-        digits,
-        digits[:8],
-        config,
-        config[7:19],
-    ):
-        assert store.resolve(name).digest == descriptor.digest, name
-    assert store.resolve(f"web@{descriptor.digest}").digest == descriptor.digest
-    for name in ("other", "web:2", "ffff", "sha256:" + "f" * 64, digits[:3], "Not A Name"):
-        with pytest.raises(ImageNotFound):
-            store.resolve(name)
+@given(WRITES)
+@settings(max_examples=25, deadline=None)
+def test_what_was_written_is_read_again(writes: list[tuple[str, bool]]) -> None:
+    async def play(path: str) -> tuple[list[tuple[str, Token]], list[tuple[str, Token]]]:
+        store = SqliteStore(path)
+        for key, kept in writes:
+            await store.transact(keep(key) if kept else lambda transaction, key=key: transaction.delete(TOKENS, key))
+        before = await store.read(lambda transaction: list(transaction.items(TOKENS)))
+        await store.close()
+        again = SqliteStore(path)
+        after = await again.read(lambda transaction: list(transaction.items(TOKENS)))
+        await again.close()
+        return before, after
+
+    path = f"/tmp/miniecs-test-{os.getpid()}.sqlite"
+    try:
+        before, after = asyncio.run(play(path))
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            Path(path + suffix).unlink(missing_ok=True)
+    assert before == after
 
 
-def test_the_start_of_several_ids_is_ambiguous(store: Store) -> None:
-    for number in range(2):
-        digest = f"sha256:abcd{str(number) * 60}"
-        store.tag(f"x:{number}", Descriptor(media_type=image.MANIFEST, digest=digest, size=1))
-    with pytest.raises(Error, match="ambiguous"):
-        store.resolve("abcd")
-    assert store.resolve("abcd1").digest.endswith("1")
+def test_all_kinds_of_values_survive(tmp_path: Path) -> None:
+    cluster = Cluster(cluster_arn="arn", cluster_name="c", settings=({"name": "x"},), created_at=1.25)
+
+    async def play() -> Cluster | None:
+        store = SqliteStore(str(tmp_path / "state"))
+        await store.transact(lambda transaction: transaction.put(CLUSTERS, "c", cluster))
+        await store.close()
+        again = SqliteStore(str(tmp_path / "state"))
+        found = await again.read(lambda transaction: transaction.get(CLUSTERS, "c"))
+        await again.close()
+        return found
+
+    assert asyncio.run(play()) == cluster
 
 
-def test_a_name_moves_and_goes(store: Store) -> None:
-    first, second = build(store, "a:1", b"1"), build(store, "a:2", b"2")
-    store.tag("a:1", second)
-    assert [(name, found.digest) for name, found in store.names()] == [("a:1", second.digest), ("a:2", second.digest)]
-    store.untag("a:2")
-    store.untag("a:2")
-    assert [name for name, _ in store.names()] == ["a:1"]
-    store.tag("", first)
-    store.tag("", first)
-    assert len(store.entries()) == 2
-    assert store.resolve(first.digest).digest == first.digest
-    store.remove(first.digest)
-    assert len(store.entries()) == 1
+def test_a_file_is_one_server_s(tmp_path: Path) -> None:
+    async def play() -> None:
+        store = SqliteStore(str(tmp_path / "state"))
+        with pytest.raises(Error, match="is in use by another server"):
+            SqliteStore(str(tmp_path / "state"))
+        await store.close()
+
+    asyncio.run(play())
 
 
-def test_garbage_is_what_no_name_needs(store: Store) -> None:
-    kept, gone = build(store, "a:1", b"1"), build(store, "a:2", b"2")
-    loose, _ = store.put(b"loose")
-    also, _ = store.put(b"also")
-    store.untag("a:2")
-    garbage = store.collect(also=[also])
-    assert set(garbage) == {gone.digest, store_config(gone, store, garbage), sha256(b"2"), loose}
-    assert store.manifest(kept).layers[0].digest == sha256(b"1")
-    assert store.has(also)
-    assert store.collect() == [also]
+def test_a_file_of_another_version_or_of_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"something else altogether, and long enough" * 100)
+    with pytest.raises(Error, match="state"):
+        SqliteStore(str(path))
+    assert path.read_bytes().startswith(b"something else")
 
 
-def store_config(gone: Descriptor, store: Store, garbage: list[str]) -> str:
-    """The digest of the config of an image that is gone: the one that is left over."""
-    (config,) = set(garbage) - {gone.digest, sha256(b"2"), sha256(b"loose")}
-    return config
+WRITER = """
+import asyncio, sys
+from miniecs.sqlite import SqliteStore
+from miniecs.store import TOKENS, Token
+
+async def main():
+    store = SqliteStore(sys.argv[1])
+    async def one(worker):
+        for number in range(1_000_000):
+            key = f"w/{worker}-{number:06}"
+            token = Token(digest=key, arns=(), created_at=0.0)
+            def both(transaction):
+                transaction.put(TOKENS, key, token)
+                transaction.put(TOKENS, "twin/" + key, token)
+            await store.transact(both)
+            print(key, flush=True)
+    await asyncio.gather(*(one(worker) for worker in range(8)))
+
+asyncio.run(main())
+"""
 
 
-def test_what_a_dead_writer_left_is_garbage_and_a_living_one_s_is_not(store: Store) -> None:
-    dead = Path(store.staging, "dead")
-    dead.write_bytes(b"half")
-    with store.writer() as writer:
-        writer.write(b"alive")
-        store.collect()
-        assert not dead.exists()
-        digest, _ = writer.commit()
-    assert store.has(digest)
+def test_after_kill_9_all_that_was_acknowledged_is_there_and_nothing_is_half(tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    for _ in range(2):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout
+        acknowledged = {writer.stdout.readline().strip() for _ in range(100)}
+        writer.send_signal(signal.SIGKILL)
+        acknowledged |= {line.strip() for line in writer.stdout if line.endswith("\n")}
+        writer.wait()
+
+        async def read() -> tuple[set[str], set[str]]:
+            store = SqliteStore(path)
+            found = await store.read(lambda t: ({k for k, _ in t.items(TOKENS, "w")}, names(t, "twin")))
+            await store.close()
+            return found[0], {key.removeprefix("twin/") for key in found[1]}
+
+        kept, twins = asyncio.run(read())
+        assert len(acknowledged) >= 100 and acknowledged <= kept
+        assert kept == twins
 
 
-def test_garbage_waits_for_sessions_and_a_session_dies_with_its_process(store: Store) -> None:
-    child = os.fork()
-    if child == 0:
-        with store.session():
-            store.put(b"not named yet")
-            os.kill(os.getpid(), signal.SIGSTOP)
-            os._exit(0)
-    os.waitpid(child, os.WUNTRACED)
-    with open(f"{store.root}/.session.lock", "rb") as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert store.collect() == [sha256(b"not named yet")]
+def test_a_disk_that_cannot_be_written_is_told_and_nothing_is_acknowledged_any_more(tmp_path: Path) -> None:
+    async def play() -> None:
+        store = SqliteStore(str(tmp_path / "state"))
+        watch = store.watch()
+        await store.transact(keep("good"))
+        store._connection.execute("PRAGMA max_page_count = 1")  # as a full disk would have it
+        with pytest.raises(Error, match="cannot be written"):
+            await store.transact(keep(*(f"much/{number}" for number in range(2000))))
+        with pytest.raises(Error, match="cannot be written"):
+            await store.transact(keep("more"))
+        assert store.failure
+        assert [change.key for change in await watch.changes()] == ["good"]
+        await store.close()
 
-
-def test_many_processes_name_images_at_a_time_and_none_is_lost(store: Store) -> None:
-    descriptor = build(store, "seed:1")
-    children = []
-    for process in range(4):
-        if (child := os.fork()) == 0:
-            for number in range(10):
-                Store(store.root).tag(f"p{process}:{number}", descriptor)
-                Store(store.root).put(f"{number}".encode())
-            os._exit(0)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert len(store.names()) == 41
-    assert os.listdir(store.staging) == []
-
-
-def test_a_killed_writer_leaves_a_store_that_works(store: Store) -> None:
-    for _ in range(5):
-        if (child := os.fork()) == 0:
-            number = 0
-            while True:
-                build(store, "web:1", os.urandom(50_000), author=str(number))
-                number += 1
-        time.sleep(0.05)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        for digest in store.digests():
-            with store.open(digest) as file:
-                assert sha256(file.read()) == digest
-        for _, descriptor in store.names():
-            assert store.config(store.manifest(descriptor)).architecture
-    store.collect()
-    assert os.listdir(store.staging) == []
-
-
-def test_an_index_leads_to_the_manifest_for_this_machine(store: Store) -> None:
-    descriptor = build(store, "web:1")
-    other = Descriptor(media_type=image.MANIFEST, digest=sha256(b"x"), size=1, platform=Platform(architecture="s390x"))
-    index = image.Index(manifests=(other, descriptor))
-    digest, size = store.put(image.encode(index))
-    whole = Descriptor(media_type=image.INDEX, digest=digest, size=size)
-    store.tag("multi:1", whole)
-    assert store.manifest(whole) == store.manifest(descriptor)
-    assert other.digest in store.reachable()
-    with pytest.raises(Error, match=r"not for linux/riscv64; it is for .*linux/s390x"):
-        store.manifest(whole, Platform(architecture="riscv64"))
-
-
-def test_an_index_that_names_itself_forever_is_refused(store: Store) -> None:
-    descriptor = Descriptor(media_type=image.INDEX, digest=sha256(b"{}"), size=2)
-    for _ in range(6):
-        digest, size = store.put(image.encode(image.Index(manifests=(descriptor,))))
-        descriptor = Descriptor(media_type=image.INDEX, digest=digest, size=size)
-    with pytest.raises(InvalidImage, match="not the media type of a manifest"):
-        store.manifest(descriptor)
-
-
-def test_a_size_or_type_that_differs_is_refused(store: Store) -> None:
-    descriptor = build(store, "web:1")
-    with pytest.raises(InvalidImage, match="its descriptor says"):
-        store.manifest(descriptor._replace(size=1))
-    with pytest.raises(InvalidImage):
-        store.manifest(descriptor._replace(media_type=image.INDEX))
-    with pytest.raises(InvalidImage, match="not the media type"):
-        store.manifest(descriptor._replace(media_type="text/plain"))
-    manifest = store.manifest(descriptor)
-    with pytest.raises(InvalidImage, match="not the config of a container image"):
-        store.config(manifest._replace(config=manifest.config._replace(media_type="application/json")))
+    asyncio.run(play())
