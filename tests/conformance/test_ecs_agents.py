@@ -114,7 +114,7 @@ def test_a_service_spreads_its_tasks_and_says_what_it_did(plane: ControlPlane) -
     plane.client().create_service(serviceName="web", taskDefinition="web", desiredCount=3)
     found = steady(plane, 3)
     assert {task["containerInstanceArn"] for task in tasks(plane)} == {agent.arn for agent in agents}
-    assert found["deployments"][0]["rolloutState"] == "COMPLETED"
+    eventually(lambda: service(plane)["deployments"][0]["rolloutState"] == "COMPLETED")
     said = messages(plane)
     assert re.fullmatch(
         r"\(service web\) has started 3 tasks: \(task \w{32}\) \(task \w{32}\) \(task \w{32}\)\.", said[-1]
