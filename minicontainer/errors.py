@@ -1,7 +1,7 @@
 """Errors a user can act on: one line that says what failed, on which thing, and what to try.
 
-The ground of everything; imports nothing of ours. `main` of each command line catches `Error` and `OSError`; nothing else
-does.
+The ground of everything; imports nothing of ours. `main` of each command line catches `Error` and `OSError`; nothing
+else does.
 """
 
 from typing import Any

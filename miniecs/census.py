@@ -44,20 +44,21 @@ def census(data: Path) -> Census:
         links=frozenset(
             name for name in os.listdir("/sys/class/net") if name.startswith(("ecs", "mc", "minicontainer"))
         ),
-        cgroups=frozenset(str(path) for own in own_cgroups() for path in _cgroups(own)),
+        cgroups=frozenset(path for own in own_cgroups() for path in _cgroups(own)),
         processes=frozenset(f"{pid} {said}" for pid, said in processes.items()),
         namespaces=frozenset(name for pid in processes for name in _namespaces(pid)),
     )
 
 
-def _cgroups(own: Path) -> Iterator[Path]:
+def _cgroups(own: Path) -> Iterator[str]:
     """The labs' cgroups, and containers' that are empty: one with processes is not forgotten, it is in use."""
-    yield from own.glob(f"{CGROUP}/**/")
+    for directory, _, _ in os.walk(own / CGROUP):
+        yield directory
     for name in CONTAINERS:
-        for path in own.glob(f"{name}/*/**/"):
+        for directory, below, _ in os.walk(own / name):
             with contextlib.suppress(OSError):  # it was removed meanwhile
-                if not any(child.is_dir() for child in path.iterdir()) and not (path / "cgroup.procs").read_text():
-                    yield path
+                if not below and directory != str(own / name) and not Path(directory, "cgroup.procs").read_text():
+                    yield directory
 
 
 def _namespaces(pid: int) -> Iterator[str]:

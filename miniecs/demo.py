@@ -31,6 +31,7 @@ from miniecs.terminal import Terminal, command_line, words
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT / ".demo"
 CLUSTER = "demo"
 DESIRED = 4
 REPLACED_WITHIN = 6.0  # seconds from an instance's loss until its tasks run elsewhere
@@ -52,7 +53,7 @@ It is all still up. In a root shell:
     miniecs explain web --cluster {cluster}               # why the tasks are where they are
     curl {url}
     aws ecs update-service --cluster {cluster} --service web --desired-count 6
-    sudo ./dev demo --stop                        # end it, and leave nothing
+    sudo ./dev demo --stop{where}                        # end it, and leave nothing
 """
 
 
@@ -208,7 +209,9 @@ class Demo:
         ours = ("AWS_", "DOCKER_", "MINICONTAINER_", "PATH")
         lines = [f"export {name}='{value}'" for name, value in self.lab.environment.items() if name.startswith(ours)]
         (self.data / "env").write_text("\n".join(lines) + "\n")
-        self.terminal.line(KEPT.format(data=os.path.relpath(self.data), url=self.tasks()[0].url, cluster=CLUSTER))
+        data = os.path.relpath(self.data)
+        where = "" if self.data == DATA else f" --data {data}"
+        self.terminal.line(KEPT.format(data=data, where=where, url=self.tasks()[0].url, cluster=CLUSTER))
 
     # --- asking and doing --------------------------------------------------------------------------------------------
 
@@ -217,7 +220,7 @@ class Demo:
         return f"{self.lab.address}:{PORT}"
 
     def call(self, *command: str, stdin: str = "", source: str = "") -> str:
-        """Run one of our commands as a person would; return what it printed. `source` shows where `stdin` comes from."""
+        """Run one of our commands as a person would; return what it printed. `source` is where `stdin` comes from."""
         self.terminal.command(source + " ".join(command))
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=self.lab.environment)
         if done.returncode:
@@ -371,7 +374,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev demo", description="The main job in eight steps, in under a minute.")
     parser.add_argument("--keep", action="store_true", help="leave the cluster up and say what to try next")
     parser.add_argument("--stop", action="store_true", help="end what --keep left up")
-    parser.add_argument("--data", type=Path, default=ROOT / ".demo", help="where everything is kept (%(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA, help="where everything is kept (%(default)s)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.stop:

@@ -197,10 +197,12 @@ class Lab:
         self._remember()
 
     def agent_pid(self, name: str) -> int:
-        """The agent, as seen from outside: the child of the machine's process 1 that runs `miniecs agent`."""
-        for pid in _children(self.machines[name].pid):
-            if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
+        """The agent, as seen from outside: what process 1 runs in its own session; supervisors have left it."""
+        first = self.machines[name].pid
+        for pid in _children(first):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if os.getsid(pid) == os.getsid(first) and b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
         raise Error(f"no agent runs on {name}; its log says:\n{self.log(name)}")
 
     def _plug_in(self, machine: Machine) -> None:

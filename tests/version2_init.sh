@@ -1,7 +1,7 @@
 #!/bin/sh
 # Process 1 of a user-mode-linux machine whose world is pure cgroup v2: runs the command in $1's file, prints its status,
-# powers off. The root is an overlay over the computer's own files, so that nothing is written there; /var/tmp is an ext4
-# of its own, since tmpfs has idmapped mounts only from Linux 6.3 on.
+# powers off. The root is an overlay over the computer's own files, so that nothing is written there; TMPDIR is on an
+# ext4 of its own, since tmpfs has idmapped mounts only from Linux 6.3 on.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -n -t proc proc /proc
 argument() { tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p"; }
@@ -11,7 +11,7 @@ mount -n -t tmpfs tmpfs /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
 mount -n -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
 cd /mnt/root || exit
-mkdir -p mnt/old
+mkdir -p mnt/old mnt/disk
 mount -n --move /proc proc
 mount -n -t sysfs sysfs sys
 mount -n -t devtmpfs devtmpfs dev
@@ -19,8 +19,7 @@ mkdir -p dev/pts dev/shm
 mount -n -t devpts devpts dev/pts
 mount -n -t tmpfs tmpfs dev/shm
 mount -n -t tmpfs tmpfs run
-mount -n -t tmpfs tmpfs tmp
-mount -n -t ext4 /dev/ubda var/tmp
+mount -n -t ext4 /dev/ubda mnt/disk
 mount -n -t cgroup2 cgroup2 sys/fs/cgroup
 pivot_root . mnt/old
 mkdir -p /lib/modules
@@ -28,7 +27,7 @@ mount -n --bind "/mnt/old$modules" /lib/modules
 modprobe -a bridge veth
 ip link set lo up
 cd "$(argument directory)" || exit
-TMPDIR=/var/tmp sh "/mnt/old$(argument command)" </dev/null
+TMPDIR=/mnt/disk sh "/mnt/old$(argument command)" </dev/null
 echo "exit status $?"
 echo o >/proc/sysrq-trigger
 sleep 10

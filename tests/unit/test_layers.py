@@ -11,26 +11,27 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
-    0: "errors files linux/flags linux/syscalls linux/procfs linux/nftables patterns progress",
-    1: "arguments plan oci/reference oci/image oci/runtime archives credentials containers",
-    2: "distribution store layers expansion cgroups checks sealing seccomp rootfs logs",
-    3: "states snapshots registry init bundle network dockerfile context run_options",
-    4: "runtime copying stages build_cache images reports image_archives",
-    5: "runtime_cli supervisor inspection",
-    6: "runtime_main engine",
-    7: "build_steps spawner foreground",
-    8: "build container_commands image_commands",
+    0: "errors files expansion patterns progress logs linux/flags linux/procfs",
+    1: "linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments containers dockerfile",
+    2: "oci/image cgroups seccomp rootfs checks sealing network distribution context run_options",
+    3: "store layers states init bundle copying stages",
+    4: "snapshots registry runtime reports image_archives",
+    5: "build_cache images inspection runtime_cli supervisor",
+    6: "engine runtime_main",
+    7: "build_steps foreground image_commands spawner",
+    8: "build container_commands",
     9: "cli",
 }
 MINIECS = {
-    0: "errors terminal journal tables",
+    0: "errors terminal journal tables census",
     1: "model query listeners",
     2: "wire auth placement scheduler overrides acs",
     3: "store transitions client",
     4: "sqlite checkpoint records lifecycle",
-    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller explain container_instance container_definition",
+    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller "
+    "explain container_instance container_definition",
     6: "task_engine metadata registry sessions",
-    7: "server agent census",
+    7: "server agent",
     8: "cli lab",
     9: "demo",
 }
@@ -62,11 +63,16 @@ ONLY = {
     "boto3": {"miniecs.demo"},
 }
 # What may be imported inside a function, and why.
-LAZY_MODULES = {"minicontainer.cli", "minicontainer.container_commands", "minicontainer.runtime_cli", "miniecs.cli"}  # a command imports only what it needs
+LAZY_MODULES = {  # a command imports only what it needs
+    "minicontainer.cli",
+    "minicontainer.container_commands",
+    "minicontainer.runtime_cli",
+    "miniecs.cli",
+}
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = 9_000
+PACKAGE_LINES = {"minicontainer": 14_000, "miniecs": 9_000}  # docs/architecture.md, Size, says why
 
 
 class Module(NamedTuple):
@@ -158,7 +164,7 @@ def test_modules_keep_their_size() -> None:
 
 @pytest.mark.parametrize("package", ["minicontainer", "miniecs"])
 def test_a_package_can_be_read_in_a_weekend(package: str) -> None:
-    assert sum(len(module.lines) for module in modules(package)) <= PACKAGE_LINES
+    assert sum(len(module.lines) for module in modules(package)) <= PACKAGE_LINES[package]
 
 
 def test_functions_keep_their_size() -> None:
