@@ -32,7 +32,7 @@ from minicontainer.images import image, images, open_store, pull, push, tag
 from minicontainer.inspection import KILLED, inspect, list_containers, repair
 from minicontainer.linux import procfs
 from minicontainer.oci.image import ContainerConfig
-from minicontainer.oci.runtime import Process
+from minicontainer.oci.runtime import ConsoleSize, Process
 from minicontainer.plan import Explain
 from minicontainer.store import Store
 from minicontainer.supervisor import Started, Streams
@@ -321,6 +321,7 @@ def execute(
     user: str = "",
     streams: tuple[int, int, int] | None = None,
     console_socket: int | None = None,
+    console_size: ConsoleSize | None = None,
 ) -> int:
     """Start a further process in a running container: its pid, a child of the caller."""
     container = inspect(home, id)
@@ -332,6 +333,7 @@ def execute(
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         streams = (null, null, null)
     try:
+        process = process._replace(console_size=console_size)
         return runtime.execute(home.runtime, container.id, process, stdio=streams, console_socket=console_socket)
     finally:
         if null >= 0:

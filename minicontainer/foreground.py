@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from minicontainer import engine, supervisor
 from minicontainer.containers import Container, Home
 from minicontainer.errors import Error
+from minicontainer.oci.runtime import ConsoleSize
 from minicontainer.plan import Explain
 from minicontainer.supervisor import Started, Streams
 
@@ -31,7 +32,7 @@ def start(home: Home, container: Container, explain: Explain | None = None) -> i
         if options.interactive and not options.tty:
             reader, writer = os.pipe()
             undo.callback(_close, writer)
-        streams = Streams(stdin=reader if reader >= 0 else None, stdout=1, stderr=2)
+        streams = Streams(stdin=reader if reader >= 0 else None, stdout=1, stderr=2, size=terminal_size())
         # A signal that comes before there is a process for it waits.
         was = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, was)
@@ -90,7 +91,14 @@ def execute(
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 pid = engine.execute(
-                    home, container.id, command, env=env, workdir=workdir, user=user, console_socket=theirs.fileno()
+                    home,
+                    container.id,
+                    command,
+                    env=env,
+                    workdir=workdir,
+                    user=user,
+                    console_socket=theirs.fileno(),
+                    console_size=terminal_size(),
                 )
                 _, [master], _, _ = socket.recv_fds(ours, 4096, 1)
             undo.callback(os.close, master)
@@ -165,6 +173,15 @@ def _close(descriptor: int) -> None:
     if descriptor >= 0:
         with suppress(OSError):
             os.close(descriptor)
+
+
+def terminal_size() -> ConsoleSize | None:
+    """Of our terminal; the container's has it from its first moment, so that nothing is drawn twice."""
+    try:
+        width, height = os.get_terminal_size(0)
+    except OSError:  # not a terminal
+        return None
+    return ConsoleSize(height=height, width=width)
 
 
 @contextmanager

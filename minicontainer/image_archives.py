@@ -98,7 +98,10 @@ def load(store: Store, stream: Reader) -> list[str]:
         InvalidArchive: it holds no image, or less of one than it says; no image gets a name.
     """
     with store.session():
-        blobs, links, documents = _take(store, decompressed(stream))
+        try:
+            blobs, links, documents = _take(store, decompressed(stream))
+        except tarfile.TarError as error:
+            raise InvalidArchive(f"this archive is broken or cut short: {error}") from error
         if "index.json" in documents and "oci-layout" in blobs:
             found = _oci(store, documents["index.json"])
         elif "manifest.json" in documents:

@@ -21,7 +21,7 @@ from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home
 from minicontainer.errors import Error
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
-from minicontainer.oci.runtime import IdMapping, spec_to_json
+from minicontainer.oci.runtime import ConsoleSize, IdMapping, spec_to_json
 from minicontainer.plan import Explain, Step
 
 DRAIN = 1.0  # seconds that output may still come after the first process has ended
@@ -35,6 +35,7 @@ class Streams(NamedTuple):
     stdin: int | None = None
     stdout: int | None = None
     stderr: int | None = None
+    size: ConsoleSize | None = None  # of the caller's terminal
 
 
 class Started(NamedTuple):
@@ -108,7 +109,7 @@ def _failure(message: bytes) -> BaseException:
 def _main(home: Home, container: Container, streams: Streams, channel: socket.socket, explain: Explain | None) -> None:
     """The supervisor's whole life. It ends by _exit: nothing of the process it was forked from may run."""
     try:
-        kept = {channel.fileno(), *(fd for fd in streams if fd is not None)}
+        kept = {channel.fileno(), *(fd for fd in streams[:3] if fd is not None)}
         if explain is not None:
             kept.add(explain.descriptor)
         _detach(kept)
@@ -292,7 +293,10 @@ class Supervisor:
             user, read_inside(f"{place}/rootfs", "etc/passwd"), read_inside(f"{place}/rootfs", "etc/group")
         )
         profile = seccomp.default_profile() if bundle.security(self.container.options).confined else None
-        document = spec_to_json(bundle.spec(self.container, image, who, profile))
+        spec = bundle.spec(self.container, image, who, profile)
+        if self.container.options.tty:
+            spec = spec._replace(process=spec.process._replace(console_size=self.streams.size))
+        document = spec_to_json(spec)
         files.write(f"{place}/config.json", json.dumps(document).encode())
         self._write_etc()
 

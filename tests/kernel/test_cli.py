@@ -1,0 +1,277 @@
+"""The command line as people use it: the real command in a process of its own; statuses, streams, terminals, signals."""
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from minicontainer.containers import Home
+from tests import images
+
+COMMAND = (sys.executable, "-m", "minicontainer.cli")
+
+
+class Cli:
+    """The command with a home of its own."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def __call__(self, *arguments: str, text: str = "", timeout: float = 30) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, "--root", self.home.data, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def out(self, *arguments: str, text: str = "") -> str:
+        done = self(*arguments, text=text)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def terminal(
+        self, *arguments: str, talk: Sequence[tuple[bytes, bytes]] = (), seconds: float = 15
+    ) -> tuple[int, str]:
+        """Run on a terminal of 33 lines and 101 columns; when the first text is seen, type the second."""
+        pid, master = pty.fork()
+        if pid == 0:
+            os.execv(COMMAND[0], [*COMMAND, "--root", self.home.data, *arguments])
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
+        seen, pending, deadline = b"", list(talk), time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if select.select([master], [], [], 0.05)[0]:
+                try:
+                    part = os.read(master, 4096)
+                except OSError:  # EIO: the command has ended
+                    break
+                seen += part
+            while pending and pending[0][0] in seen:
+                os.write(master, pending.pop(0)[1])
+        else:
+            os.kill(pid, signal.SIGKILL)
+        os.close(master)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode()
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(images.busybox(tmp_path / "data"))
+
+
+def run(cli: Cli, *words: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+    return cli("run", "--rm", "--network", "none", *words, text=text)
+
+
+# --- run ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel("overlay")
+def test_streams_and_status_of_a_foreground_run(cli: Cli) -> None:
+    done = run(cli, "busybox", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+    assert cli.out("ps", "-aq") == ""
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("busybox", "/nonesuch"), 127, "/nonesuch"),
+        (("busybox", "/etc/passwd"), 126, "/etc/passwd"),
+        (("-v", "relative:/x", "busybox"), 125, "named volumes are not built yet"),
+        (("--memory", "lots", "busybox"), 125, "--memory 'lots': a size such as 512m"),
+        (("--init", "busybox"), 125, "--init is not built yet"),
+        (("--nmae", "x", "busybox"), 125, "unknown flag --nmae (did you mean --name?)"),
+        ((), 125, "IMAGE [COMMAND [ARGUMENT...]] is missing"),
+    ],
+)
+def test_a_run_that_cannot_be_is_one_line_and_leaves_no_container(
+    cli: Cli, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = run(cli, *words)
+    assert done.returncode == code
+    assert done.stderr.startswith("minicontainer: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert cli.out("ps", "-aq") == ""
+
+
+@pytest.mark.kernel("overlay")
+def test_stdin_reaches_the_container_with_i_and_only_with_i(cli: Cli) -> None:
+    assert run(cli, "-i", "busybox", "cat", text="hello\n" * 5000).stdout == "hello\n" * 5000
+    assert run(cli, "busybox", "cat", text="hello\n").stdout == ""
+
+
+@pytest.mark.kernel("overlay")
+def test_a_terminal_has_the_size_of_ours_and_is_the_containers_own(cli: Cli) -> None:
+    script = "stty size; tty; read x; echo got $x; exit 4"
+    words = ("run", "--rm", "-it", "--network", "none", "busybox", "sh", "-c", script)
+    code, seen = cli.terminal(*words, talk=[(b"/dev/pts/0", b"word\n")])
+    assert code == 4
+    assert "33 101" in seen
+    assert "got word" in seen
+
+
+@pytest.mark.kernel("overlay")
+def test_ctrl_c_is_felt_by_who_listens(cli: Cli) -> None:
+    script = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done"
+    words = ("run", "--rm", "--network", "none", "busybox", "sh", "-c", script)
+    code, seen = cli.terminal(*words, talk=[(b"ready", b"\x03")])
+    assert (code, "caught" in seen) == (5, True)
+
+
+@pytest.mark.kernel("overlay")
+def test_ctrl_c_ends_also_who_does_not_listen(cli: Cli) -> None:
+    words = ("run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo ready; sleep 60")
+    assert cli.terminal(*words, talk=[(b"ready", b"\x03")])[0] == 130
+    assert cli.out("ps", "-aq") == ""
+
+
+@pytest.mark.kernel("overlay")
+def test_the_interactive_flags_without_a_terminal_say_so(cli: Cli) -> None:
+    done = run(cli, "-it", "busybox", "true")
+    assert (done.returncode, "is not a terminal" in done.stderr) == (125, True)
+
+
+@pytest.mark.kernel("overlay")
+def test_explain_prints_calls_and_reasons_and_step_wants_a_terminal(cli: Cli) -> None:
+    done = run(cli, "--explain", "busybox", "true")
+    assert done.returncode == 0
+    for call in ("mount_overlay(", "clone3(", "pivot_root(", "seccomp_load(", "execute("):
+        assert call in done.stderr
+    assert run(cli, "--step", "busybox", "true").returncode == 125
+    words = ("run", "--rm", "--step", "--network", "none", "busybox", "echo", "done")
+    code, seen = cli.terminal(*words, talk=[(b"mount_overlay", b"\n" * 400)])
+    assert (code, "done" in seen) == (0, True)
+
+
+# --- in the background -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel("overlay")
+def test_the_life_of_a_container_in_the_background(cli: Cli) -> None:
+    container = cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sh", "-c",
+                        "trap 'exit 0' TERM; echo hello; while :; do sleep 0.05; done").strip()  # fmt: skip
+    assert len(container) == 64
+    assert "web" in cli.out("ps")
+    assert json.loads(cli.out("ps", "--format", "json"))["State"] == "running"
+    assert cli("exec", "web", "sh", "-c", "exit 3").returncode == 3
+    assert cli("exec", "web", "nonesuch").returncode == 127
+    assert cli.out("exec", "-i", "-e", "A=b", "-w", "/tmp", "-u", "web", "web", "sh", "-c",
+                   "cat; echo $A; pwd; id -u", text="in\n").split() == ["in", "b", "/tmp", "1000"]  # fmt: skip
+    assert cli.out("logs", "web") == "hello\n"
+    assert cli.out("logs", "-t", "-n", "1", "web").endswith("Z hello\n")
+    [shown] = json.loads(cli.out("inspect", "web"))
+    assert (shown["Id"], shown["State"]["Running"]) == (container, True)
+    assert "web" in cli.out("stats", "--no-stream")
+    assert cli("rm", "web").returncode == 125
+    assert cli.out("stop", "web") == "web\n"
+    assert cli.out("wait", "web") == "0\n"
+    assert "Exited (0)" in cli.out("ps", "-a")
+    assert cli.out("ps") == cli.out("ps", "--filter", "status=running")
+    assert cli.out("start", "web") == "web\n"
+    assert cli.out("rm", "-f", "web") == "web\n"
+    assert cli.out("ps", "-aq") == ""
+
+
+@pytest.mark.kernel("overlay")
+def test_a_terminal_of_exec(cli: Cli) -> None:
+    cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sleep", "60")
+    words = ("exec", "-it", "web", "sh", "-c", "stty size; read x; echo got $x; exit 6")
+    code, seen = cli.terminal(*words, talk=[(b"33 101", b"word\n")])
+    assert (code, "got word" in seen) == (6, True)
+    cli.out("rm", "-f", "web")
+
+
+@pytest.mark.kernel("overlay")
+def test_create_start_attached_and_cidfile(cli: Cli, tmp_path: Path) -> None:
+    cidfile = tmp_path / "cid"
+    created = cli.out(
+        "create", "--cidfile", str(cidfile), "--network", "none", "busybox", "sh", "-c", "echo hi; exit 2"
+    )
+    assert cidfile.read_text() == created.strip()
+    done = cli("start", "-a", created.strip())
+    assert (done.returncode, done.stdout) == (2, "hi\n")
+    assert cli("create", "--cidfile", str(cidfile), "busybox").returncode == 125
+    cli.out("rm", created.strip()[:12])
+
+
+@pytest.mark.kernel("overlay")
+def test_env_files_labels_filters_and_names(cli: Cli, tmp_path: Path) -> None:
+    env = tmp_path / "env"
+    env.write_text("FROM=file\n")
+    assert run(cli, "--env-file", str(env), "-e", "B=2", "busybox", "sh", "-c", "echo $FROM $B").stdout == "file 2\n"
+    cli.out("create", "--name", "one", "-l", "tier=front", "busybox")
+    cli.out("create", "--name", "two", "busybox")
+    assert len(cli.out("ps", "-aq", "--filter", "label=tier=front").split()) == 1
+    assert cli("create", "--name", "one", "busybox").stderr.startswith("minicontainer: the name one is in use by")
+    done = cli("rm", "one", "absent", "two")
+    assert (done.returncode, done.stdout) == (1, "one\ntwo\n")
+    assert "no container absent" in done.stderr
+
+
+@pytest.mark.kernel("overlay")
+def test_a_taken_port_names_the_process_that_holds_it(cli: Cli) -> None:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    cli.out("run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sleep", "60")
+    assert cli.out("port", "web") == "80/tcp -> 0.0.0.0:8080\n"
+    done = cli("run", "-d", "-p", "8080:81", "busybox", "sleep", "60")
+    assert done.returncode == 125
+    assert "port 0.0.0.0:8080/tcp is taken by pid " in done.stderr
+    assert len(cli.out("ps", "-aq").split()) == 1
+    cli.out("rm", "-f", "web")
+
+
+# --- images ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel("overlay")
+def test_images_are_listed_tagged_saved_removed_and_loaded(cli: Cli, tmp_path: Path) -> None:
+    archive = str(tmp_path / "image.tar")
+    cli.out("tag", "busybox", "copy:2")
+    rows = [json.loads(line) for line in cli.out("images", "--format", "json").splitlines()]
+    assert {(row["Repository"], row["Tag"]) for row in rows} == {("busybox", "latest"), ("copy", "2")}
+    assert len(cli.out("images", "-q").split()) == 1
+    cli.out("save", "-o", archive, "copy:2")
+    assert "untagged: docker.io/library/copy:2" in cli.out("rmi", "copy:2")
+    assert "deleted: sha256:" in cli.out("rmi", "busybox")
+    assert cli.out("images", "-q") == ""
+    assert cli.out("load", "-i", archive) == "Loaded image: copy:2\n"
+    assert run(cli, "copy:2", "echo", "again").stdout == "again\n"
+    [shown] = json.loads(cli.out("inspect", "copy:2"))
+    assert shown["RepoTags"] == ["copy:2"]
+
+
+@pytest.mark.kernel("overlay")
+def test_skopeo_reads_what_is_saved_and_its_archives_are_loaded(cli: Cli, tmp_path: Path) -> None:
+    saved = str(tmp_path / "saved.tar")
+    cli.out("save", "-o", saved, "busybox")
+    for kind in ("docker-archive", "oci-archive"):
+        copied = str(tmp_path / f"{kind}.tar")
+        subprocess.run(["skopeo", "copy", "-q", f"{kind}:{saved}", f"{kind}:{copied}:127.0.0.1/{kind}:3"], check=True)
+        assert kind in cli.out("load", "-i", copied)
+        assert run(cli, f"127.0.0.1/{kind}:3", "echo", kind).stdout == f"{kind}\n"
+
+
+@pytest.mark.kernel("overlay")
+def test_prune_removes_what_has_ended_and_what_nobody_needs(cli: Cli) -> None:
+    ended = cli.out("run", "-d", "--network", "none", "busybox", "true").strip()
+    cli.out("wait", ended)
+    cli.out("create", "--name", "kept", "busybox")
+    assert ended in cli.out("prune")
+    assert cli.out("ps", "-a", "--format", "json").count("\n") == 1

@@ -1,0 +1,110 @@
+"""cli: the table, help, exit codes, and that a command imports no more than it needs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from minicontainer import cli
+from minicontainer.errors import Error
+
+
+def test_every_command_of_the_table_has_its_function() -> None:
+    import importlib
+
+    for entry in cli.TABLE:
+        module = importlib.import_module(f"minicontainer.{entry.module}")
+        assert hasattr(module, entry.function) or hasattr(module, f"{entry.function}_"), entry.command.name
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for entry in cli.TABLE:
+        if entry.command.name == "build":  # has a parser of its own
+            continue
+        assert cli.main([entry.command.name, "--help"]) == 0
+        said = capsys.readouterr()
+        assert said.out.startswith(f"usage: minicontainer {entry.command.name}")
+        assert said.err == ""
+
+
+def test_the_whole_has_help_and_a_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "  run         create a container" in capsys.readouterr().out
+    assert cli.main(["help", "stop"]) == 0
+    assert capsys.readouterr().out.startswith("usage: minicontainer stop")
+    for words in (["--version"], ["version"]):
+        assert cli.main(words) == 0
+        assert capsys.readouterr().out == f"minicontainer {cli.VERSION}\n"
+
+
+def test_nothing_at_all_is_answered_with_the_help_and_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 125
+    said = capsys.readouterr()
+    assert (said.out, said.err.startswith("usage: minicontainer")) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rnu"], "minicontainer: unknown command rnu (did you mean run?); try: minicontainer --help\n"),
+        (["--rot", "/x", "ps"], "minicontainer: minicontainer: unknown flag --rot (did you mean --root?)"),
+        (["stop"], "minicontainer: stop: CONTAINER... is missing; try: minicontainer stop --help\n"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 125
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_who_is_not_root_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(["ps"]) == 125
+    assert capsys.readouterr().err == (
+        "minicontainer: minicontainer ps needs root: it makes namespaces, cgroups and mounts; "
+        "try: sudo minicontainer ps\n"
+    )
+    assert cli.main(["ps", "--help"]) == 0
+
+
+def test_errors_of_the_user_and_of_the_kernel_are_lines_and_bugs_are_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: BaseException) -> None:
+        def dispatch(_: list[str]) -> int:
+            raise error
+
+        monkeypatch.setattr(cli, "dispatch", dispatch)
+
+    fail(Error("what; try: this"))
+    assert (cli.main(["x"]), capsys.readouterr().err) == (125, "minicontainer: what; try: this\n")
+    fail(PermissionError(13, "Permission denied", "/file"))
+    assert (cli.main(["x"]), capsys.readouterr().err) == (125, "minicontainer: /file: Permission denied\n")
+    fail(KeyboardInterrupt())
+    assert cli.main(["x"]) == 130
+    fail(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["x"])
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_a_command_imports_no_more_than_it_needs() -> None:
+    heavy = {
+        "pyroute2",
+        "asyncio",
+        "http.client",
+        "subprocess",
+        "argparse",
+        "pyseccomp",
+        "logging",
+        "difflib",
+        "aiohttp",
+    }
+    assert imported_by("import minicontainer.cli") & (heavy | {"minicontainer.engine", "hashlib"}) == set()
+    assert imported_by("import minicontainer.container_commands, minicontainer.foreground") & heavy == set()
