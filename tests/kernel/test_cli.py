@@ -1,4 +1,4 @@
-"""The command line as people use it: the real command in a process of its own; statuses, streams, terminals, signals."""
+"""The command line as people use it: the real command in a process of its own, statuses, streams, terminals."""
 
 import fcntl
 import json
@@ -76,7 +76,7 @@ def run(cli: Cli, *words: str, text: str = "") -> "subprocess.CompletedProcess[s
     return cli("run", "--rm", "--network", "none", *words, text=text)
 
 
-# --- run ---------------------------------------------------------------------------------------------------------------
+# --- run -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.kernel("overlay")
@@ -160,7 +160,7 @@ def test_explain_prints_calls_and_reasons_and_step_wants_a_terminal(cli: Cli) ->
     assert (code, "done" in seen) == (0, True)
 
 
-# --- in the background -------------------------------------------------------------------------------------------------
+# --- in the background -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.kernel("overlay")
@@ -237,7 +237,7 @@ def test_a_taken_port_names_the_process_that_holds_it(cli: Cli) -> None:
     cli.out("rm", "-f", "web")
 
 
-# --- images ------------------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.kernel("overlay")

@@ -1,4 +1,4 @@
-"""spawner: the engine called from an event loop: results, errors and many calls at once; containers outlive both ends."""
+"""spawner: the engine called from an event loop: results, errors, many calls at once; containers outlive it."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ def test_results_and_errors_come_back_as_they_are(home: Home) -> None:
         assert await spawner.call("wait", id=made.id) == 3
         assert started.supervisor_pid
         assert [record.text for record in await spawner.call("read_logs", id=made.id)] == ["hi\n"]
-        with pytest.raises(ContainerNotFound, match="^no container nope; try: minicontainer ps --all$"):
+        with pytest.raises(ContainerNotFound, match=r"^no container nope; try: minicontainer ps --all$"):
             await spawner.call("inspect", id="nope")
         bad = await spawner.call("create", options=options("/nonesuch"))
         with pytest.raises(CommandNotFound) as raised:

@@ -1,4 +1,4 @@
-"""image_archives: what `save` writes is both docker's and OCI's; `load` reads both, also the old ones, and distrusts them."""
+"""image_archives: what `save` writes is both docker's and OCI's; `load` reads both, and distrusts them."""
 
 import gzip
 import hashlib

@@ -1,6 +1,7 @@
 """The map of STYLE, held as data: storeys, doors, sizes, and who may import what."""
 
 import ast
+import functools
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors files expansion patterns progress logs linux/flags linux/procfs",
-    1: "linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments containers dockerfile",
+    1: "linux/processes linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments containers dockerfile",
     2: "oci/image cgroups seccomp rootfs checks sealing network distribution context run_options",
     3: "store layers states init bundle copying stages",
     4: "snapshots registry runtime reports image_archives",
@@ -54,7 +55,7 @@ DOORS = {
 # A library or module: the modules of ours that may import it.
 ONLY = {
     "ctypes": {"minicontainer.linux.syscalls", "minicontainer.linux.nftables"},
-    "prctl": {"minicontainer.linux.syscalls"},
+    "prctl": {"minicontainer.linux.processes"},
     "cgroupspy": {"minicontainer.cgroups"},
     "pyseccomp": {"minicontainer.seccomp"},
     "pyroute2": {"minicontainer.network", "miniecs.lab"},
@@ -82,6 +83,7 @@ class Module(NamedTuple):
     lines: list[str]
 
 
+@functools.cache
 def modules(package: str = "") -> list[Module]:
     found = []
     for top in ("minicontainer", "miniecs"):
@@ -95,6 +97,7 @@ def modules(package: str = "") -> list[Module]:
     return found
 
 
+@functools.cache
 def storeys() -> dict[str, int]:
     return {
         f"{package}.{name.replace('/', '.')}": storey

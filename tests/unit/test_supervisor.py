@@ -66,7 +66,7 @@ def test_the_channel_raises_what_the_supervisor_raised() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         theirs.send(supervisor.FAILED + pickle.dumps(CommandNotFound("exec: no such file")))
-        with pytest.raises(CommandNotFound, match="^exec: no such file$"):
+        with pytest.raises(CommandNotFound, match=r"^exec: no such file$"):
             supervisor.exit_code(ours)
 
 
