@@ -27,18 +27,22 @@ from minicontainer.linux.flags import (
     MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
-    PR_CAP_AMBIENT,
-    PR_CAP_AMBIENT_CLEAR_ALL,
-    PR_CAP_AMBIENT_RAISE,
-    PR_CAPBSET_DROP,
-    PR_SET_DUMPABLE,
-    PR_SET_KEEPCAPS,
-    PR_SET_NO_NEW_PRIVS,
-    PR_SET_PDEATHSIG,
     TIOCGPTN,
     TIOCSCTTY,
     TIOCSPTLCK,
     TIOCSWINSZ,
+)
+from minicontainer.linux.processes import (
+    SECBIT_KEEP_CAPS,
+    cap_ambient_clear_all,
+    cap_ambient_raise,
+    capbset_drop,
+    set_dumpable,
+    set_keepcaps,
+    set_name,
+    set_no_new_privs,
+    set_pdeathsig,
+    set_securebits,
 )
 from minicontainer.linux.syscalls import (
     capset,
@@ -48,7 +52,6 @@ from minicontainer.linux.syscalls import (
     keyctl_join_session_keyring,
     move_mount,
     open_tree,
-    prctl,
     seccomp_load,
     setdomainname,
     sethostname,
@@ -190,7 +193,7 @@ def clone_joined(joins: Iterable[Join], new: int, into: int) -> int:
 
 
 def _enter_and_clone(joins: Iterable[Join], new: int) -> int:
-    prctl(PR_SET_DUMPABLE, 0)
+    set_dumpable(0)
     for join in joins:
         setns(join.descriptor, join.flags)
         if join.flags & CLONE_NEWUSER:
@@ -211,8 +214,9 @@ def read_all(descriptor: int) -> bytes:
 
 
 def _arrive(child: Child) -> Plan[None]:
-    yield Step(prctl, (PR_SET_DUMPABLE, 0), "no process of the container may look into this one: prctl(2)")
-    yield Step(prctl, (PR_SET_PDEATHSIG, signal.SIGKILL), "a container half made dies with its maker")
+    yield Step(set_dumpable, (0,), "no process of the container may look into this one: prctl(2)")
+    yield Step(set_pdeathsig, (signal.SIGKILL,), "a container half made dies with its maker")
+    yield Step(set_name, ("runtime init",), "what ps(1) shows until the program has begun")
     yield Step(reset_signals, (), "the interpreter ignores SIGPIPE and SIGXFSZ; the program expects the defaults")
     yield Step(os.setsid, (), "no controlling terminal of the caller's, and no job control")
     if child.mapped:
@@ -341,8 +345,8 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
     environment = environment_of(process)
     program = find_program(process.args, environment)
     if process.no_new_privileges:
-        yield Step(prctl, (PR_SET_NO_NEW_PRIVS, 1), "no set-user-ID program gives anything back")
-    yield Step(prctl, (PR_SET_PDEATHSIG, child.parent_death_signal), "with whom this process dies, from here on")
+        yield Step(set_no_new_privs, (), "no set-user-ID program gives anything back")
+    yield Step(set_pdeathsig, (child.parent_death_signal,), "with whom this process dies, from here on")
     return program, environment
 
 
@@ -380,22 +384,23 @@ def _privileges(process: Process, last_capability: int) -> Plan[None]:
     for number in range(last_capability + 1):
         if not keep >> number & 1:
             why = f"no program it runs can have {name_of(number)}"
-            yield Step(prctl, (PR_CAPBSET_DROP, number), why)
-    yield Step(prctl, (PR_SET_KEEPCAPS, 1), "changing the user must not drop what is to be kept")
+            yield Step(capbset_drop, (number,), why)
+    why = "nothing of the caller's, and changing the user must not drop what is to be kept"
+    yield Step(set_securebits, (SECBIT_KEEP_CAPS,), why)
     yield from _identity(process.user.uid, process.user.gid, process.user.additional_gids)
-    yield Step(prctl, (PR_SET_KEEPCAPS, 0), "from here on it may")
+    yield Step(set_keepcaps, (0,), "from here on it may")
     sets_of_three = (mask(sets.effective), mask(sets.permitted), mask(sets.inheritable))
     yield Step(capset, sets_of_three, "effective, permitted and inheritable capabilities")
-    yield Step(prctl, (PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL), "no ambient capability but those of config.json")
+    yield Step(cap_ambient_clear_all, (), "no ambient capability but those of config.json")
     for number in numbers(mask(sets.ambient) & mask(sets.permitted) & mask(sets.inheritable)):
-        yield Step(prctl, (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number), f"{name_of(number)} outlives execve")
+        yield Step(cap_ambient_raise, (number,), f"{name_of(number)} outlives execve")
 
 
 def _identity(uid: int, gid: int, groups: Iterable[int]) -> Plan[None]:
     yield Step(os.setgroups, (list(groups),), "its supplementary groups and no other")
     yield Step(os.setresgid, (gid, gid, gid), "its group, first: without root it could not be set")
     yield Step(os.setresuid, (uid, uid, uid), "its user")
-    yield Step(prctl, (PR_SET_DUMPABLE, 0), "a new identity may have set it: prctl(2)")
+    yield Step(set_dumpable, (0,), "a new identity may have set it: prctl(2)")
 
 
 def mask(names: Iterable[str]) -> int:

@@ -285,7 +285,7 @@ _prctl = _prototype("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
-    """prctl(2). What python-prctl wraps is called through it elsewhere; it has no ambient set and ends at CAP_BPF."""
+    """prctl(2): what python-prctl has no function for; `processes` calls it for the rest."""
     return _check(_prctl(option, arg2, arg3, arg4, arg5), f"prctl option {option}")
 
 

@@ -16,11 +16,11 @@ ALLOWED = {
 # The closure of `create`, `start`, `state`, `kill`, `delete`.
 CLOSURE = [
     *("runtime_cli", "runtime", "states", "init", "sealing", "rootfs", "cgroups", "checks", "seccomp", "plan"),
-    *("oci.runtime", "linux.syscalls", "linux.flags", "linux.procfs", "files", "errors"),
+    *("oci.runtime", "linux.syscalls", "linux.flags", "linux.procfs", "linux.processes", "files", "errors"),
 ]
 # What the allowed ones bring along on CPython 3.11 to 3.13; a further one costs every start.
 BROUGHT = {
-    *("_collections_abc", "_ctypes", "_json", "_opcode", "_struct", "abc", "collections", "copyreg", "functools"),
+    *("_prctl", "_collections_abc", "_ctypes", "_json", "_opcode", "_struct", "abc", "collections", "copyreg", "functools"),
     *("genericpath", "heapq", "keyword", "operator", "posixpath", "re", "reprlib", "types", "warnings", "_weakrefset"),
     *("_collections", "_functools", "_operator", "_sre", "_typing", "itertools", "_signal", "_stat", "_weakref"),
     *("_abc", "_thread", "_warnings", "_heapq", "_typing", "site", "encodings", "codecs", "io", "copy", "weakref"),

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors files expansion patterns progress logs linux/flags linux/procfs",
-    1: "linux/processes linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments containers dockerfile",
-    2: "oci/image cgroups seccomp rootfs checks sealing network distribution context run_options",
+    1: "linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments containers dockerfile",
+    2: "linux/processes oci/image cgroups seccomp rootfs checks sealing network distribution context run_options",
     3: "store layers states init bundle copying stages",
     4: "snapshots registry runtime reports image_archives",
     5: "build_cache images inspection runtime_cli supervisor",
