@@ -134,27 +134,36 @@ class Controller:
 
     # --- instances ---------------------------------------------------------------------------------------------------
 
-    async def connected(self, arn: str, is_connected: bool) -> None:
-        """An agent's session began or ended."""
+    async def connected(self, arn: str) -> None:
+        """An agent's session began: tasks can be placed there."""
+        await self.store.transact(lambda transaction: _connect(transaction, arn, True))
+
+    async def disconnected(self, arns: Iterable[str]) -> None:
+        """Agents' sessions ended: nothing is placed there until they come back or are lost."""
 
         def decide(transaction: Transaction) -> None:
-            instance = transaction.get(INSTANCES, key_of(arn))
-            if instance and instance.agent_connected != is_connected:
-                changed = replace(instance, agent_connected=is_connected, version=instance.version + 1)
-                transaction.put(INSTANCES, key_of(arn), changed)
+            for arn in sorted(arns):
+                _connect(transaction, arn, False)
 
         await self.store.transact(decide)
+
+    async def next_manifest(self) -> int:
+        """The sequence number of a task manifest, by which an agent tells a stale one."""
+        return await self.store.transact(lambda transaction: transaction.next("manifest"))
 
     async def lost(self, arn: str, seconds: float) -> None:
         """An agent was silent for too long: its tasks are given up, and replaced elsewhere."""
 
-        def decide(transaction: Transaction) -> list[Task]:
+        def decide(transaction: Transaction) -> list[Task] | None:
             instance = transaction.get(INSTANCES, key_of(arn))
+            if instance is None or instance.status == InstanceStatus.INACTIVE:
+                return None  # it was deregistered, and its tasks with it
             reason = f"Container instance {last(arn)} lost: no heartbeat for {seconds:g} s"
-            return lifecycle.lost(transaction, instance, reason, self.clock()) if instance else []
+            return lifecycle.lost(transaction, instance, reason, self.clock())
 
         tasks = await self.store.transact(decide)
-        warn("container instance lost", arn=arn, seconds=seconds, tasks=len(tasks))
+        if tasks is not None:
+            warn("container instance lost", arn=arn, seconds=seconds, tasks=len(tasks))
 
     async def refused(self, arns: list[str], reason: str) -> None:
         """An agent cannot take these tasks."""
@@ -234,6 +243,13 @@ class Controller:
         if steady and not service.steady:
             voice.say("has reached a steady state.")
         return replace(service, steady=steady)
+
+
+def _connect(transaction: Transaction, arn: str, is_connected: bool) -> None:
+    instance = transaction.get(INSTANCES, key_of(arn))
+    if instance and instance.agent_connected != is_connected:
+        changed = replace(instance, agent_connected=is_connected, version=instance.version + 1)
+        transaction.put(INSTANCES, key_of(arn), changed)
 
 
 class _Voice:

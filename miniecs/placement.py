@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from miniecs import query
 from miniecs.errors import InvalidParameterException
 from miniecs.model import (
@@ -51,6 +53,7 @@ class Candidate(Value, frozen=True, kw_only=True):
     cpu_free: int
     memory_free: int
     ports_taken: tuple[str, ...] = ()  # of those that the task needs
+    scores: tuple[float, ...] = ()  # by each strategy in turn, the smaller the better
     reason: str = ""  # ECS's word for why not; empty: it fits
     detail: str = ""  # the same for a person, with numbers
     rank: int | None = None
@@ -84,10 +87,11 @@ def place(
     strategy = requirement.strategy or DEFAULT_STRATEGY
     candidates = [_judge(requirement, instance, group) for instance in instances]
     fitting = [instance for instance, candidate in zip(instances, candidates, strict=True) if not candidate.reason]
-    order = rank(strategy, fitting, instances, group, rng)
+    scores = score(strategy, fitting, instances, group, rng)
+    order = sorted(scores, key=lambda arn: (scores[arn], arn))
     ranks = {arn: number for number, arn in enumerate(order, 1)}
     ranked = sorted(
-        (_ranked(candidate, ranks.get(candidate.arn)) for candidate in candidates),
+        (replace(one, rank=ranks[one.arn], scores=scores[one.arn]) if one.arn in ranks else one for one in candidates),
         key=lambda candidate: (candidate.rank or len(instances) + 1, candidate.arn),
     )
     return Placement(
@@ -100,22 +104,21 @@ def place(
     )
 
 
-def rank(
+def score(
     strategy: Sequence[PlacementStrategy],
     fitting: Sequence[ContainerInstance],
     instances: Sequence[ContainerInstance],
     group: Mapping[str, int],
     rng: random.Random,
-) -> list[str]:
-    """The ARNs of `fitting`, the best first: each strategy breaks the ties of the one before, the ARN the last ones."""
+) -> dict[str, tuple[float, ...]]:
+    """For the ARN of each of `fitting` a score by each strategy: a later one breaks the ties of the one before."""
     counts = [_spread_counts(step, instances, group) for step in strategy]
-    keys = {
+    return {
         instance.container_instance_arn: tuple(
             _score(step, instance, count, rng) for step, count in zip(strategy, counts, strict=True)
         )
         for instance in sorted(fitting, key=lambda instance: instance.container_instance_arn)
     }
-    return sorted(keys, key=lambda arn: (keys[arn], arn))
 
 
 def check(constraints: Sequence[PlacementConstraint], strategy: Sequence[PlacementStrategy]) -> None:
@@ -233,18 +236,6 @@ def _closest(needs: Resources, candidates: Sequence[Candidate]) -> Candidate | N
         return not candidate.reason.startswith("RESOURCE"), cpu + memory + ports, candidate.arn
 
     return min(candidates, key=distance, default=None)
-
-
-def _ranked(candidate: Candidate, number: int | None) -> Candidate:
-    if number is None:
-        return candidate
-    return Candidate(
-        arn=candidate.arn,
-        label=candidate.label,
-        cpu_free=candidate.cpu_free,
-        memory_free=candidate.memory_free,
-        rank=number,
-    )
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------

@@ -49,10 +49,10 @@ class Sessions:
     async def run(self) -> None:
         """Until cancelled. Every instance that is known has a fresh grace period from now."""
         instances = await self.store.read(lambda transaction: transaction.list(INSTANCES))
-        for instance in instances:
-            if instance.status != InstanceStatus.INACTIVE and instance.container_instance_arn not in self._sessions:
-                self._silent[instance.container_instance_arn] = 0.0
-                await self.controller.connected(instance.container_instance_arn, False)
+        absent = {one.container_instance_arn for one in instances if one.status != InstanceStatus.INACTIVE}
+        absent -= set(self._sessions)
+        self._silent |= dict.fromkeys(absent, 0.0)
+        await self.controller.disconnected(absent)
         await asyncio.gather(self._beats(), self._deliveries())
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class Sessions:
         self._silent.pop(session.arn, None)
         if older:
             older.replaced()
-        await self.controller.connected(session.arn, True)
+        await self.controller.connected(session.arn)
         await session.send_manifest()
         await session.deliver()
         tell("session began", instance=session.arn, address=address)
@@ -93,7 +93,7 @@ class Sessions:
         if self._sessions.get(session.arn) is session:
             del self._sessions[session.arn]
             self._silent[session.arn] = session.silent
-            await self.controller.connected(session.arn, False)
+            await self.controller.disconnected({session.arn})
             tell("session ended", instance=session.arn)
 
     # --- time --------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class Sessions:
                     del self._sessions[session.arn]
                     self._silent[session.arn] = session.silent
                     session.abort()
-                    await self.controller.connected(session.arn, False)
+                    await self.controller.disconnected({session.arn})
                 elif tick % BEAT == 0:
                     session.beat()
             await self._give_up()
@@ -185,7 +185,8 @@ class Session:
 
     async def send_manifest(self) -> None:
         """All tasks that are believed to be on the instance; what else it holds it will ask about."""
-        tasks, number = await self.sessions.store.transact(self._believed)
+        number = await self.sessions.controller.next_manifest()
+        tasks = await self.sessions.store.read(self._believed)
         await self._send(
             "TaskManifestMessage",
             {
@@ -222,17 +223,16 @@ class Session:
 
     # --- what is known of the tasks ----------------------------------------------------------------------------------
 
-    def _believed(self, transaction: Transaction) -> tuple[list[Task], int]:
+    def _believed(self, transaction: Transaction) -> list[Task]:
         tasks = transaction.list(TASKS, last(self.cluster_arn))
-        number = transaction.next("manifest")
-        return [task for task in tasks if task.container_instance_arn == self.arn], number
+        return [task for task in tasks if task.container_instance_arn == self.arn]
 
     def _due(self, transaction: Transaction) -> list[Json]:
         on_the_way: dict[str, TaskStatus] = {}
         for _, tasks in self._waiting.values():
             on_the_way |= tasks
         known = self._given | on_the_way
-        mine = [t for t in transaction.list(TASKS, last(self.cluster_arn)) if t.container_instance_arn == self.arn]
+        mine = self._believed(transaction)
         self._given = {t.task_arn: self._given[t.task_arn] for t in mine if t.task_arn in self._given}
         due = [task for task in mine if known.get(task.task_arn) != task.desired_status]
         due.sort(key=lambda task: (task.desired_status == TaskStatus.RUNNING, task.created_at, task.task_arn))

@@ -120,6 +120,7 @@ def _placement(placement: Document, decided_at: float) -> Iterator[str]:
             f"{needs.get('memory', 0)} of {one['memory_free']}",
             f"taken: {' '.join(one['ports_taken'])}" if one.get("ports_taken") else ("free" if ports else "-"),
             one.get("detail") or "fits",
+            " ".join(f"{score:g}" for score in one.get("scores") or ()) or "-",
             one.get("rank") or "-",
             "chosen" if one["arn"] == placement.get("chosen") else "",
         )
@@ -128,7 +129,7 @@ def _placement(placement: Document, decided_at: float) -> Iterator[str]:
     if not rows:
         yield "the cluster has no container instance"
         return
-    heads = ("INSTANCE", "CPU NEEDED OF FREE", "MEMORY NEEDED OF FREE", "PORTS", "VERDICT", "RANK", "")
+    heads = ("INSTANCE", "CPU NEEDED OF FREE", "MEMORY NEEDED OF FREE", "PORTS", "VERDICT", "SCORES", "RANK", "")
     yield table(heads, rows)
     hidden = placement["considered"] - len(placement["candidates"])
     if hidden:

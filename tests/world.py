@@ -67,7 +67,7 @@ class World:
             **members,
         )
         arn = str(answer["containerInstance"]["containerInstanceArn"])
-        finish(self.controller.connected(arn, True))
+        finish(self.controller.connected(arn))
         return arn
 
     def define(self, family: str = "web", cpu: int = 256, memory: int = 256, **changes: Any) -> str:

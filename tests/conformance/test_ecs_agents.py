@@ -363,7 +363,7 @@ def test_explain_says_why_a_task_is_where_it_is(plane: ControlPlane) -> None:
     arn = plane.client().run_task(taskDefinition="web")["tasks"][0]["taskArn"]
     shown = plane.miniecs("explain", arn).stdout
     assert re.search(r"small +256 of 128 +128 of 64 .*needs 256 CPU units, 128 free: 128 short", shown)
-    assert re.search(r"large +256 of 2048 +128 of 2048 +- +fits +1 +chosen", shown)
+    assert re.search(r"large +256 of 2048 +128 of 2048 +- +fits +0 0 +1 +chosen", shown)
     document = json.loads(plane.miniecs("explain", arn.rpartition("/")[2][:12], "--format", "json").stdout)
     assert document["arn"] == arn and document["placement"]["considered"] == 2
     unknown = plane.miniecs("explain", "nothing-like-it")

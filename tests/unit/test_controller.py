@@ -112,13 +112,13 @@ def test_each_reason_has_ecs_s_words(world: World) -> None:
     serve(world, 1)
     assert "Reason: No Container Instances were found in your cluster." in messages(world)[0]
     arn = world.instance("i-1")
-    finish(world.controller.connected(arn, False))
+    finish(world.controller.disconnected([arn]))
     world.settle()
     assert "doesn't have the agent connected" in messages(world)[0]
     world.ask("DeleteService", service="web", force=True)
     world.settle()
     world.define("ported", portMappings=[{"containerPort": 80, "hostPort": 22}])
-    finish(world.controller.connected(arn, True))
+    finish(world.controller.connected(arn))
     world.ask("CreateService", serviceName="ported", taskDefinition="ported", desiredCount=1)
     world.settle()
     assert "is already using a port required by your task (port 22/tcp is taken)" in messages(world, "ported")[0]
@@ -158,7 +158,7 @@ def test_a_lost_instance_s_tasks_are_no_failure_of_the_service(world: World) -> 
     world.define()
     serve(world, 2)
     world.obey()
-    finish(world.controller.connected(arns[0], False))
+    finish(world.controller.disconnected([arns[0]]))
     finish(world.controller.lost(arns[0], 4.0))
     world.settle()
     assert {task.container_instance_arn for task in world.tasks()} == {arns[1]}
@@ -282,13 +282,16 @@ class Faults(RuleBasedStateMachine):
     @rule(data=st.data(), connected=st.booleans())
     def an_agent_goes_or_comes(self, data: st.DataObject, connected: bool) -> None:
         if instance := self._some(data):
-            finish(self.world.controller.connected(instance.container_instance_arn, connected))
+            if connected:
+                finish(self.world.controller.connected(instance.container_instance_arn))
+            else:
+                finish(self.world.controller.disconnected([instance.container_instance_arn]))
             self.world.settle()
 
     @rule(data=st.data())
     def an_instance_is_lost(self, data: st.DataObject) -> None:
         if instance := self._some(data):
-            finish(self.world.controller.connected(instance.container_instance_arn, False))
+            finish(self.world.controller.disconnected([instance.container_instance_arn]))
             finish(self.world.controller.lost(instance.container_instance_arn, 4.0))
             self.world.settle()
 
@@ -338,7 +341,7 @@ class Faults(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Peace: every agent is there, does what it is asked, and there is one instance with room for all."""
         for instance in self.world.instances():
-            finish(self.world.controller.connected(instance.container_instance_arn, True))
+            finish(self.world.controller.connected(instance.container_instance_arn))
             self.world.ask(
                 "UpdateContainerInstancesState", containerInstances=[instance.container_instance_arn], status="ACTIVE"
             )
