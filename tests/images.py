@@ -3,9 +3,11 @@
 import io
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from minicontainer import engine
 from minicontainer.containers import Home, home, prepare
 from minicontainer.oci.image import LAYER, ContainerConfig, Descriptor, ImageConfig, Platform
 from minicontainer.store import Store
@@ -63,3 +65,14 @@ def busybox(root: str | os.PathLike[str], name: str = "docker.io/library/busybox
     place = home(os.fspath(root))
     put(place, name, ContainerConfig(cmd=("sh",), env=("IMAGE=busybox",)), layer(busybox_files()))
     return place
+
+
+@contextmanager
+def busybox_home(root: str | os.PathLike[str]) -> Iterator[Home]:
+    """The same, and afterwards no container of it is left, also when the test failed."""
+    place = busybox(root)
+    try:
+        yield place
+    finally:
+        for one in engine.list_containers(place):
+            engine.remove(place, one.id, force=True)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,8 +68,9 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(images.busybox(tmp_path / "data"))
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    with images.busybox_home(tmp_path / "data") as home:
+        yield Cli(home)
 
 
 def run(cli: Cli, *words: str, text: str = "") -> "subprocess.CompletedProcess[str]":

@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ BUSY = "while :; do sleep 0.05; done"
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return images.busybox(tmp_path / "data")
+def home(tmp_path: Path) -> Iterator[Home]:
+    with images.busybox_home(tmp_path / "data") as made:
+        yield made
 
 
 def options(*command: str, **more: Any) -> Options:

@@ -245,7 +245,12 @@ def test_a_subnet_that_is_in_use_is_passed_over() -> None:
     run("ip", "link", "set", "other", "up")
     with process() as pid:
         assert network.attach(pid) == Network(
-            address="172.19.0.2", prefix=16, gateway="172.19.0.1", mac="02:42:ac:13:00:02", interface="vethac130002"
+            address="172.19.0.2",
+            prefix=16,
+            gateway="172.19.0.1",
+            mac="02:42:ac:13:00:02",
+            interface="vethac130002",
+            namespace=network.namespace(),
         )
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,9 @@ from tests import images
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return images.busybox(tmp_path / "data")
+def home(tmp_path: Path) -> Iterator[Home]:
+    with images.busybox_home(tmp_path / "data") as made:
+        yield made
 
 
 def options(*command: str) -> Options:
