@@ -34,10 +34,9 @@ def test_the_commands_of_the_page_do_what_it_says(page: Path, tmp_path: Path) ->
                 )
     finally:
         shell.run("sudo ./dev demo --stop")
-        for root in tmp_path.glob("**/containers"):  # what a page that failed left
-            shell.run(
-                f"minicontainer --root {root.parent} ps --all --quiet | xargs -r minicontainer --root {root.parent} rm -f"
-            )
+        for containers in tmp_path.glob("**/containers"):  # what a page that failed left
+            ours = f"minicontainer --root {containers.parent}"
+            shell.run(f"{ours} ps --all --quiet | xargs -r {ours} rm --force")
         shell.close()
 
 

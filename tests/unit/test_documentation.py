@@ -159,7 +159,8 @@ def test_the_map_names_every_module_in_its_storey() -> None:
         for package in ("minicontainer", "miniecs")
         for storey, name in re.findall(r"^\| (\d) \| \[`([\w/]+)`\]", map_of[package], flags=re.MULTILINE)
     }
-    assert shown == storeys()
+    differ = {name for name, _ in set(shown.items()) ^ set(storeys().items())}
+    assert sorted(f"{name}: storey {storeys().get(name)}, in the map {shown.get(name)}" for name in differ) == []
 
 
 def test_every_dependency_has_its_reason_in_the_architecture() -> None:
