@@ -12,13 +12,13 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
 from minicontainer.linux.syscalls import bpf_attach_device_program, bpf_load_device_program
 from minicontainer.oci.runtime import DeviceRule, Resources
 from minicontainer.plan import Plan, Step
+from minicontainer.values import Any, NamedTuple
 
 UNIFIED = ""  # the name of version 2 among the controllers
 MAX = "max"

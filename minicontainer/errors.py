@@ -4,8 +4,6 @@ The ground of everything; imports nothing of ours. `main` of each command line c
 else does.
 """
 
-from typing import Any
-
 TOOL_FAILED = 125  # the tool itself failed: the convention of docker and podman
 NOT_EXECUTABLE = 126  # the command was found and could not be executed
 NOT_FOUND = 127  # the command was not found
@@ -16,12 +14,12 @@ class Error(Exception):
 
     exit_code = TOOL_FAILED
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickled whole, not by calling `__init__` again, which would put the text into the text."""
         return _again, (type(self), self.args, self.__dict__)
 
 
-def _again(kind: type[Error], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Error:
+def _again(kind: type[Error], arguments: tuple[object, ...], attributes: dict[str, object]) -> Error:
     error = kind.__new__(kind)
     error.args = arguments
     error.__dict__.update(attributes)

@@ -6,10 +6,10 @@ of each step is sent back into it, so that a later step can use what an earlier 
 
 import os
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeVar
 
 from minicontainer.errors import Error
 from minicontainer.linux import flags
+from minicontainer.values import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 # Call: which argument is a mask, and the constants that its bits are named by.
@@ -65,7 +65,7 @@ class Explain(NamedTuple):
     pause: bool = False
 
     def show(self, step: Step) -> None:
-        line = f"{self.who:8}{step.describe()}\n{'':10}{step.why}\n"
+        line = f"{self.who:12}{step.describe()}\n{'':14}{step.why}\n"
         os.write(self.descriptor, line.encode("utf-8", "surrogateescape"))
         if self.pause:
             os.read(self.descriptor, 1024)

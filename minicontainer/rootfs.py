@@ -10,7 +10,6 @@ resolves them inside the new root.
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from minicontainer.errors import Error
 from minicontainer.linux.flags import (
@@ -57,6 +56,7 @@ from minicontainer.linux.syscalls import (
 )
 from minicontainer.oci.runtime import Device, Linux, Mount, Spec
 from minicontainer.plan import Plan, Step
+from minicontainer.values import NamedTuple
 
 ATTRIBUTES = {  # option: (attributes to clear, attributes to set); with an r before it, for the whole tree
     "ro": (0, MOUNT_ATTR_RDONLY),

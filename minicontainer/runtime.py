@@ -11,7 +11,6 @@ import resource
 import signal as signals
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NamedTuple
 
 from minicontainer import cgroups, checks, files, init, rootfs, seccomp, states
 from minicontainer.errors import Error
@@ -36,6 +35,7 @@ from minicontainer.states import WrongStatus as WrongStatus
 from minicontainer.states import containers as containers
 from minicontainer.states import recorded_spec as recorded_spec
 from minicontainer.states import state as state
+from minicontainer.values import Any, NamedTuple
 
 NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
     "user": (CLONE_NEWUSER, "user"),

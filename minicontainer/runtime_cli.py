@@ -7,9 +7,9 @@ its callers rely on. Arguments are parsed by hand and each command imports what 
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
+from minicontainer.values import TYPE_CHECKING, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from minicontainer.oci.runtime import Process, State

@@ -7,7 +7,6 @@ seccomp_rule_add(3). Loading a compiled profile costs one read and one call; lib
 import errno
 import os
 import struct
-from typing import Any
 
 from minicontainer import files
 from minicontainer.errors import Error
@@ -17,6 +16,7 @@ from minicontainer.linux.flags import (
     SECCOMP_FILTER_FLAG_TSYNC,
 )
 from minicontainer.oci.runtime import Seccomp, SeccompArgument, SeccompRule
+from minicontainer.values import Any
 
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": SECCOMP_FILTER_FLAG_TSYNC,

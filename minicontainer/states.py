@@ -5,12 +5,11 @@ whether it lives is asked of /proc, whether its program has begun of a lock, whe
 """
 
 import fcntl
-import json
 import os
 import time
 from contextlib import suppress
 
-from minicontainer import cgroups, files
+from minicontainer import cgroups, files, json_documents
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Spec, State, Status, to_json
@@ -37,7 +36,7 @@ def read_spec(path: str) -> tuple[bytes, Spec]:
     try:
         with open(path, "rb") as file:
             text = file.read()
-        return text, Spec.from_json(json.loads(text))
+        return text, Spec.from_json(json_documents.loads(text))
     except FileNotFoundError:
         raise Error(f"{path} does not exist; try: --bundle DIRECTORY") from None
     except ValueError as error:
@@ -81,7 +80,7 @@ def state(root: str, container_id: str) -> State:
     """What is recorded of the container, with its status as it is now."""
     try:
         with open(f"{root}/{container_id}/{STATE}", "rb") as file:
-            recorded = State.from_json(json.loads(file.read()))
+            recorded = State.from_json(json_documents.loads(file.read()))
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchContainer(container_id) from None
     if recorded.status is Status.CREATING:
@@ -121,7 +120,7 @@ def containers(root: str) -> list[State]:
 
 
 def write_state(directory: str, state: State) -> None:
-    files.write(f"{directory}/{STATE}", json.dumps(to_json(state)).encode())
+    files.write(f"{directory}/{STATE}", json_documents.dumps(to_json(state)))
 
 
 def recorded_spec(root: str, container_id: str) -> Spec:

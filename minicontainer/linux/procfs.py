@@ -3,7 +3,7 @@
 The ground of everything; knows nothing of containers. Ruled by proc(5), cgroups(7).
 """
 
-from typing import NamedTuple
+from minicontainer.values import NamedTuple
 
 
 class MountInfo(NamedTuple):

@@ -10,7 +10,6 @@ import fcntl
 import os
 import struct
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_uint, c_uint32, c_uint64, c_ulong, c_void_p
-from typing import Any, NoReturn
 
 from minicontainer.linux.flags import (
     BPF_CGROUP_DEVICE,
@@ -25,6 +24,7 @@ from minicontainer.linux.flags import (
     SECCOMP_FILTER_FLAG_NEW_LISTENER,
     SECCOMP_SET_MODE_FILTER,
 )
+from minicontainer.values import Any, NoReturn
 
 Path = str | bytes
 _libc = ctypes.PyDLL(None, use_errno=True)

@@ -6,9 +6,9 @@ A field that is not honoured is refused by its name, unless it is empty and so a
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar
 
 from minicontainer.errors import Error
+from minicontainer.values import Any, NamedTuple, TypeVar
 
 OCI_VERSION = "1.0.2"
 # Names that are not camelCase by the rule: field, JSON

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from minicontainer.linux import procfs
 from tests import bundles
 
 pytestmark = pytest.mark.kernel()
@@ -56,3 +57,49 @@ def test_a_container_that_runs_its_runtime_cannot_write_to_it(tmp_path: Path) ->
     )
     assert said.returncode != 0
     assert "Python" not in said.stdout
+
+
+KEPT = """
+import os, sys
+sys.path.insert(0, {root!r})
+from minicontainer import sealing
+from minicontainer.linux.flags import AT_EMPTY_PATH, AT_FDCWD, MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
+from minicontainer.linux.syscalls import mount_setattr, open_tree
+for _ in range(2):
+    tree = open_tree(AT_FDCWD, "/proc/self/exe", OPEN_TREE_CLONE)
+    mount_setattr(tree, "", AT_EMPTY_PATH, MOUNT_ATTR_RDONLY)
+    sealing.keep(tree, {path!r})
+"""
+
+
+def _keep(path: Path, interpreter: str = sys.executable) -> list[str]:
+    """The mounts at `path` after two starts of `interpreter` have kept theirs."""
+    code = KEPT.format(root=ROOT, path=str(path))
+    subprocess.run([interpreter, "-S", "-c", code], check=True, env={"PYTHONHOME": sys.base_prefix})
+    return [mount.options for mount in procfs.mountinfo() if mount.target == str(path)]
+
+
+def test_the_mount_is_kept_once_and_the_interpreter_starts_from_there(tmp_path: Path) -> None:
+    kept = tmp_path / "sealed" / "python3"
+    (options,) = _keep(kept)
+    assert "ro" in options.split(",")
+    assert kept.samefile(os.path.realpath(sys.executable)), "what the command asks before it starts from there"
+    code = f"import sys, json; sys.path.insert(0, {ROOT!r}); from minicontainer import sealing"
+    code += "; print(sealing.interpreter_is_sealed())"
+    said = subprocess.run([str(kept), "-ISc", code], check=True, capture_output=True, text=True)
+    assert (said.stdout, said.stderr) == ("True\n", "")
+
+
+def test_an_interpreter_that_was_replaced_takes_the_place_of_the_older(tmp_path: Path) -> None:
+    kept, newer = tmp_path / "sealed" / "python3", tmp_path / "python"
+    _keep(kept)
+    shutil.copy(os.path.realpath(sys.executable), newer)
+    assert len(_keep(kept, str(newer))) == 1
+    assert kept.samefile(newer)
+
+
+def test_where_it_cannot_be_kept_the_program_is_sealed_all_the_same(tmp_path: Path) -> None:
+    elsewhere = "sealing.keep.__defaults__ = ('/proc/nowhere/python3',)\nsealing.seal_interpreter"
+    code = SEALED.format(root=ROOT).replace("sealing.seal_interpreter", elsewhere)
+    said = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert said.stdout == "True\n", said.stderr

@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
-    0: "errors files expansion patterns progress logs linux/flags linux/procfs",
-    1: "linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments containers dockerfile",
-    2: "linux/processes oci/image cgroups seccomp rootfs checks sealing network distribution context run_options",
-    3: "store layers states init bundle copying stages",
+    0: "errors values files expansion patterns progress logs linux/flags",
+    1: "json_documents linux/procfs linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments dockerfile",
+    2: "linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
+    3: "store layers states init bundle network run_options copying stages",
     4: "snapshots registry runtime reports image_archives",
     5: "build_cache images inspection runtime_cli supervisor",
     6: "engine runtime_main",
