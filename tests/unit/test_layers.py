@@ -13,15 +13,17 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors values files expansion patterns progress logs linux/flags",
-    1: "json_documents linux/procfs linux/syscalls linux/nftables oci/reference oci/runtime plan archives credentials arguments dockerfile",
-    2: "linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
+    1: "json_documents linux/procfs linux/syscalls linux/nftables oci/reference oci/runtime plan "
+    "archives credentials arguments dockerfile",
+    2: "overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
     3: "store layers states init bundle network run_options copying stages",
-    4: "snapshots registry runtime reports image_archives",
-    5: "build_cache images inspection runtime_cli supervisor",
-    6: "engine runtime_main",
-    7: "build_steps foreground image_commands spawner",
-    8: "build container_commands",
-    9: "cli",
+    4: "layer_blobs registry runtime reports image_archives",
+    5: "snapshots inspection runtime_cli supervisor",
+    6: "images build_cache runtime_main",
+    7: "engine",
+    8: "build_steps foreground image_commands spawner",
+    9: "build container_commands",
+    10: "cli",
 }
 MINIECS = {
     0: "errors terminal journal tables census",

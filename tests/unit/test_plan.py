@@ -40,7 +40,7 @@ def test_steps_are_shown_before_they_run() -> None:
 
     run(plan(), Explain(writer, "init"))
     os.close(writer)
-    assert os.read(reader, 1000) == b"init    getpid()\n          to know it\n"
+    assert os.read(reader, 1000).split(None, 2) == [b"init", b"getpid()", b"to know it\n"]
     os.close(reader)
 
 
