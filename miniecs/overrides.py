@@ -3,22 +3,62 @@
 Stands on `model`. Pure. Ruled by API_TaskOverride, API_ContainerOverride and API_ContainerDefinition.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from miniecs.errors import InvalidParameterException
+from miniecs.errors import ClientException, InvalidParameterException
 from miniecs.model import Json, Resources, TaskDefinition
 
 REPLACED = ("command", "cpu", "memory", "memoryReservation", "environmentFiles", "resourceRequirements")
+UNITS = {"cpu": "vCPU", "memory": "GB"}
+SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(vCPU|GB)?\s*", re.IGNORECASE)
+LEAST_MEMORY = 6  # MiB: API_ContainerDefinition
 
 
-def check(definition: TaskDefinition, overrides: Json) -> None:
-    """Raises InvalidParameterException for a container that the task definition does not have."""
+def checked(definition: TaskDefinition, overrides: Json) -> Json:
+    """The overrides of a request, with the task's size in CPU units and MiB.
+
+    Raises:
+        InvalidParameterException: for a container that the task definition does not have.
+        ClientException: for a size that no task can have.
+    """
     names = {container["name"] for container in definition.container_definitions}
     for override in overrides.get("containerOverrides", ()):
         if override.get("name") not in names:
             raise InvalidParameterException(
                 f"Override for container named {override.get('name')} is not a container in the TaskDefinition."
             )
+    sizes = {member: size(overrides[member], member) for member in UNITS if overrides.get(member)}
+    for container in containers(definition, overrides):
+        check_container(container, sizes.get("memory", definition.memory))
+    return overrides | sizes
+
+
+def size(text: str, member: str) -> str:
+    """A task's `cpu` or `memory`: `512`, `.5 vCPU`, `2 GB`, as CPU units or MiB."""
+    match = SIZE.fullmatch(text)
+    unit = match[2] if match else None
+    if not match or (unit and unit.lower() != UNITS[member].lower()) or (not unit and "." in match[1]):
+        raise ClientException(f"Invalid '{member}' setting for task: {text}")
+    number = int(float(match[1]) * 1024) if unit else int(match[1])
+    if not 0 < number < 2**31:
+        raise ClientException(f"Invalid '{member}' setting for task: {text}")
+    return str(number)
+
+
+def check_container(container: Json, task_memory: str | None) -> None:
+    """Raises ClientException, in ECS's words, for a container's share of its task that cannot be."""
+    wrong = f"Invalid setting for container '{container['name']}'."
+    limits = {name: container[name] for name in ("memory", "memoryReservation") if container.get(name) is not None}
+    if not limits and task_memory is None:
+        raise ClientException(f"{wrong} At least one of 'memory' or 'memoryReservation' must be specified.")
+    for name, limit in limits.items():
+        if limit < LEAST_MEMORY:
+            raise ClientException(f"{wrong} '{name}' must be at least {LEAST_MEMORY} MiB.")
+    if len(limits) == 2 and limits["memoryReservation"] > limits["memory"]:
+        raise ClientException(f"{wrong} 'memoryReservation' must be less than 'memory'.")
+    if container.get("cpu", 0) < 0:
+        raise ClientException(f"{wrong} 'cpu' must not be negative.")
 
 
 def containers(definition: TaskDefinition, overrides: Json) -> list[Json]:

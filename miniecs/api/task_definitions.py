@@ -13,7 +13,6 @@ from miniecs.wire import Answer, Shape
 
 NETWORK_MODES = ("bridge", "host", "none", "awsvpc")
 ENI = Attribute(name="ecs.capability.task-eni")  # what an instance needs for awsvpc
-SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(vCPU|GB)?\s*", re.IGNORECASE)
 
 
 def register_task_definition(call: Call, request: Shape) -> Answer:
@@ -23,7 +22,8 @@ def register_task_definition(call: Call, request: Shape) -> Answer:
         raise errors.ClientException("Family contains invalid characters.")
     constraints = records.values(request.placement_constraints, PlacementConstraint)
     placement.check(constraints, ())
-    cpu, memory = _size(request.cpu, "vCPU", "cpu"), _size(request.memory, "GB", "memory")
+    cpu = overrides.size(request.cpu, "cpu") if request.cpu else None
+    memory = overrides.size(request.memory, "memory") if request.memory else None
     network_mode = request.network_mode or "bridge"
     containers = _containers(request, memory, network_mode)
     revision = call.transaction.next(f"task-definition/{family}")
@@ -129,18 +129,11 @@ def _container(shape: Any, task_memory: str | None, network_mode: str) -> Json:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", name):
         raise errors.ClientException(f"Invalid container name '{name}'.")
     wrong = f"Invalid setting for container '{name}'."
-    if shape.memory is None and shape.memory_reservation is None and task_memory is None:
-        raise errors.ClientException(f"{wrong} At least one of 'memory' or 'memoryReservation' must be specified.")
-    if shape.memory is not None and shape.memory < 6:
-        raise errors.ClientException(f"{wrong} 'memory' must be at least 6 MiB.")
-    if shape.memory and shape.memory_reservation and shape.memory_reservation > shape.memory:
-        raise errors.ClientException(f"{wrong} 'memoryReservation' must be less than 'memory'.")
-    if (shape.cpu or 0) < 0:
-        raise errors.ClientException(f"{wrong} 'cpu' must not be negative.")
     defaults: Json = {
         name: [] for name in ("portMappings", "environment", "mountPoints", "volumesFrom", "systemControls")
     }
     container = {**defaults, "cpu": 0, "essential": True, **records.json(shape)}
+    overrides.check_container(container, task_memory)
     container["portMappings"] = [_port_mapping(mapping, network_mode, wrong) for mapping in container["portMappings"]]
     return container
 
@@ -173,19 +166,3 @@ def _check_dependencies(depends_on: dict[str, list[str]]) -> None:
             del left[name]
     if left:
         raise errors.ClientException(f"Containers depend on each other in a circle: {', '.join(left)}.")
-
-
-# --- resources -------------------------------------------------------------------------------------------------------
-
-
-def _size(text: str | None, unit: str, member: str) -> str | None:
-    """`512`, `.5 vCPU`, `2 GB`: as CPU units or MiB, in a string."""
-    if not text:
-        return None
-    match = SIZE.fullmatch(text if text[0] != "." else f"0{text}")
-    if not match or (match[2] and match[2].lower() != unit.lower()) or (not match[2] and "." in match[1]):
-        raise errors.ClientException(f"Invalid '{member}' setting for task: {text}")
-    size = int(float(match[1]) * 1024) if match[2] else int(match[1])
-    if size <= 0:
-        raise errors.ClientException(f"Invalid '{member}' setting for task: {text}")
-    return str(size)

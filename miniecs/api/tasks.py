@@ -147,8 +147,7 @@ def _refuse_unsupported(request: Shape) -> None:
 
 
 def _wish(request: Shape, cluster: Cluster, definition: TaskDefinition) -> Wish:
-    given = records.json(request.overrides) if request.overrides else {}
-    overrides.check(definition, given)
+    given = overrides.checked(definition, records.json(request.overrides)) if request.overrides else {}
     constraints = records.values(getattr(request, "placement_constraints", ()), PlacementConstraint)
     strategy = records.values(getattr(request, "placement_strategy", ()), PlacementStrategy)
     placement.check(constraints, strategy)

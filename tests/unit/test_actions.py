@@ -223,6 +223,7 @@ def container(**changes: Any) -> dict[str, Any]:
         ([container(), container()], "Container names must be unique"),
         ([container(name="a b")], "Invalid container name 'a b'"),
         ([container(memory=5)], "'memory' must be at least 6 MiB"),
+        ([container(memoryReservation=-5)], "'memoryReservation' must be at least 6 MiB"),
         ([container(memoryReservation=200)], "'memoryReservation' must be less than 'memory'"),
         ([container(cpu=-1)], "'cpu' must not be negative"),
         ([container(portMappings=[{}])], "'containerPort' of a port mapping must be specified"),
@@ -298,6 +299,38 @@ def test_overrides_change_what_runs_and_what_is_needed(world: World) -> None:
     wrong = {"containerOverrides": [{"name": "nobody"}]}
     said = refused(world, "RunTask", taskDefinition="web", overrides=wrong)
     assert "Override for container named nobody is not a container in the TaskDefinition." in said
+
+
+@pytest.mark.parametrize(
+    ("override", "cpu", "memory"),
+    [
+        ({"cpu": "0.5 vCPU", "memory": "1 GB"}, "512", "1024"),
+        ({"cpu": ".25 vcpu"}, "256", "256"),
+        ({"memory": "768"}, "256", "768"),
+    ],
+)
+def test_a_task_size_is_overridden_as_it_is_defined(world: World, override: Any, cpu: str, memory: str) -> None:
+    world.instance("i-1")
+    world.define()
+    task = world.ask("RunTask", taskDefinition="web", overrides=override)["tasks"][0]
+    assert (task["cpu"], task["memory"]) == (cpu, memory)
+    used = world.instances()[0].used
+    assert (str(used.cpu), str(used.memory)) == (cpu, memory)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *({member: text} for member in ("cpu", "memory") for text in ("abc", "-1", "0", "1.5", "9" * 12, "1 TB", "²")),
+        *({"containerOverrides": [{"name": "web", name: number}]} for name, number in
+          (("memory", 2), ("memory", -1), ("memoryReservation", -1), ("memoryReservation", 257), ("cpu", -5))),
+    ],
+)  # fmt: skip
+def test_a_size_that_no_task_can_have_is_no_override(world: World, override: Any) -> None:
+    """A negative one would give its instance more than it has."""
+    world.instance("i-1")
+    world.define()
+    assert refused(world, "RunTask", taskDefinition="web", overrides=override).startswith("ClientException: Invalid ")
 
 
 def test_tasks_and_failures_come_side_by_side(world: World) -> None:
