@@ -41,12 +41,18 @@ def census(data: Path) -> Census:
         mounts=frozenset(
             mount for mount in mounts if mount.startswith((str(data), "/run/minicontainer", "/run/netns"))
         ),
-        links=frozenset(
-            name for name in os.listdir("/sys/class/net") if name.startswith(("ecs", "mc", "minicontainer"))
-        ),
+        links=frozenset(name for name in os.listdir("/sys/class/net") if _is_ours(name)),
         cgroups=frozenset(path for own in own_cgroups() for path in _cgroups(own)),
         processes=frozenset(f"{pid} {said}" for pid, said in processes.items()),
         namespaces=frozenset(name for pid in processes for name in _namespaces(pid)),
+    )
+
+
+def _is_ours(link: str) -> bool:
+    """A lab's link; or the containers' bridge, when no container is on it. A veth goes with its other end."""
+    ports = f"/sys/class/net/{link}/brif"
+    return link.startswith("ecs") or (
+        link.startswith("minicontainer") and os.path.isdir(ports) and not os.listdir(ports)
     )
 
 
