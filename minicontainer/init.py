@@ -259,7 +259,8 @@ def _build(child: Child, house: House) -> Plan[None]:
     if spec.domainname:
         yield Step(setdomainname, (spec.domainname,), "the uts namespace's own domain name")
     os.umask(0)  # modes of devices and mount points are meant as they are written
-    trees = yield from rootfs.new_trees(spec, house.bound, house.cgroups, _joined(child, "cgroup" in kinds))
+    private = "cgroup" in kinds
+    trees = yield from rootfs.new_trees(spec, house.bound, house.cgroups, _joined(child) if private else _later())
     yield from rootfs.enter(house.root, house.no_pivot)
     yield from rootfs.furnish(spec, trees)
     if child.process.terminal:
@@ -268,13 +269,23 @@ def _build(child: Child, house: House) -> Plan[None]:
         yield Step(write_sysctl, (name, value), "a kernel setting of the container's namespaces")
     yield from rootfs.close_off(spec, trees)
     yield Step(reopen_null, (), "the host's /dev/null on standard streams becomes the container's own")
+    if not private:
+        yield _wait_to_join(child)
 
 
-def _joined(child: Child, private: bool) -> Plan[None]:
-    yield Step(wait_for, (child.pipes.orders, JOINED), "until this process is in its cgroup")
-    if private:
-        why = "a cgroup namespace whose root is the container's cgroup: so it comes after joining"
-        yield Step(unshare, (CLONE_NEWCGROUP,), why)
+def _wait_to_join(child: Child) -> Step:
+    return Step(wait_for, (child.pipes.orders, JOINED), "until this process is in its cgroup")
+
+
+def _joined(child: Child) -> Plan[None]:
+    yield _wait_to_join(child)
+    why = "a cgroup namespace whose root is the container's cgroup: so it comes after joining"
+    yield Step(unshare, (CLONE_NEWCGROUP,), why)
+
+
+def _later() -> Plan[None]:
+    """Nothing depends on the cgroup yet: on version 1 joining takes the creator as long as building takes the child."""
+    yield from ()
 
 
 def write_sysctl(name: str, value: str) -> None:
@@ -329,7 +340,7 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
     if child.keyring:
         yield Step(join_keyring, (child.keyring,), "no keys of the caller's session")
     if child.pipes.start < 0:
-        yield Step(wait_for, (child.pipes.orders, JOINED), "until this process is in the container's cgroup")
+        yield _wait_to_join(child)
         if process.terminal:
             yield Step(open_terminal, (child.console, process, False), "a terminal of the container's own")
     if child.filter is not None and not process.no_new_privileges:
