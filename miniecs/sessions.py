@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -36,12 +36,18 @@ class Sessions:
     """All sessions of this server, and the silence of each instance that should have one."""
 
     def __init__(
-        self, store: Store, controller: Controller, clock: Callable[[], float], instance_timeout: float
+        self,
+        store: Store,
+        controller: Controller,
+        clock: Callable[[], float],
+        instance_timeout: float,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.store = store
         self.controller = controller
         self.clock = clock
         self.instance_timeout = instance_timeout
+        self.pause = pause
         self._sessions: dict[str, Session] = {}  # by the instance's ARN
         self._silent: dict[str, float] = {}  # seconds since an instance was heard, of those without a session
         self._watch = store.watch()
@@ -101,7 +107,7 @@ class Sessions:
     async def _beats(self) -> None:
         """Ask each agent for a sign of life, send again what waits, give up who was silent for too long."""
         for tick in itertools.count():
-            await asyncio.sleep(TICK)
+            await self.pause(TICK)
             for session in list(self._sessions.values()):
                 session.silent += TICK
                 if session.silent >= self.instance_timeout:
