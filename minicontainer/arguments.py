@@ -5,9 +5,9 @@ options). argparse costs 10 ms at every start, this does not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from minicontainer.errors import Error
+from minicontainer.values import Any, NamedTuple
 
 SWITCH, TEXT, LIST = "switch", "text", "list"
 TRUTH = {"true": True, "1": True, "false": False, "0": False}

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from minicontainer import files, layers, snapshots
+from minicontainer import files, layer_blobs, layers, snapshots
 from minicontainer.errors import Error
 from minicontainer.oci.image import Descriptor
 from minicontainer.store import Store
@@ -65,7 +65,7 @@ class Cache:
             return Layer(diff_id="", created=created)
         if self.epoch is not None:
             clamp_times(upper, self.epoch)
-        descriptor, diff_id = snapshots.commit(self.store, upper) if keep_blob else (None, _diff_id(upper))
+        descriptor, diff_id = layer_blobs.commit(self.store, upper) if keep_blob else (None, _diff_id(upper))
         snapshots.adopt(self.data, diff_id, upper)
         return Layer(diff_id=diff_id, created=created, descriptor=descriptor)
 
@@ -73,7 +73,7 @@ class Cache:
         """The layer's blob, made now from its unpacked directory if it is not in the store."""
         if layer.descriptor:
             return layer.descriptor
-        descriptor, diff_id = snapshots.commit(self.store, snapshots.diff_directory(self.data, layer.diff_id))
+        descriptor, diff_id = layer_blobs.commit(self.store, snapshots.diff_directory(self.data, layer.diff_id))
         if diff_id != layer.diff_id:
             raise Error(f"layer {layer.diff_id} has changed on disk; try: --no-cache")
         return descriptor

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from minicontainer import copying, files, layers, snapshots, stages
+from minicontainer import copying, files, layers, overlays, snapshots, stages
 from minicontainer.build_cache import Cache, Layer, drop_unchanged
 from minicontainer.containers import Home, Options, Volume
 from minicontainer.context import Digests, Source, Tree, fingerprint
@@ -192,7 +192,7 @@ class Steps:
     def _mount(self, overlay: Overlay) -> str:
         target = os.path.normpath(f"{overlay.work}/../root")
         os.makedirs(target, exist_ok=True)
-        snapshots.mount(overlay.lowers, overlay.upper, overlay.work, target, None)
+        overlays.mount(overlay.lowers, overlay.upper, overlay.work, target, None)
         return target
 
     # WORKDIR

@@ -5,7 +5,6 @@ conversion.md, runtime-spec config.md and config-linux.md, and passwd(5), group(
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from minicontainer.containers import ID_RANGE, Container, Options, Volume
 from minicontainer.errors import Error
@@ -28,6 +27,7 @@ from minicontainer.oci.runtime import (
     Spec,
     User,
 )
+from minicontainer.values import NamedTuple
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CAPABILITIES = (

@@ -15,7 +15,6 @@ from contextlib import suppress
 
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
-from minicontainer.linux.syscalls import bpf_attach_device_program, bpf_load_device_program
 from minicontainer.oci.runtime import DeviceRule, Resources
 from minicontainer.plan import Plan, Step
 from minicontainer.values import Any, NamedTuple
@@ -269,7 +268,7 @@ def make(directories: Mapping[str, str], resources: Resources, version2: bool, d
         where = directories.get(UNIFIED if version2 else setting.controller)
         if where is None:
             raise Error(f"{setting.file} is asked for, and this host has no {setting.controller} cgroup controller")
-        yield Step(write, (f"{where}/{setting.file}", setting.value), "a limit that config.json asks for")
+        yield Step(write, (f"{where}/{setting.file}", setting.value), f"config.json: linux.resources.{setting.controller}")
     if devices and version2:
         program = device_program(device_rules(resources))
         yield Step(attach_devices, (directories[UNIFIED], program), "only these devices may be opened or made")
@@ -330,6 +329,8 @@ def enable(directory: str, controllers: Iterable[str]) -> None:
 
 
 def attach_devices(directory: str, program: bytes) -> None:
+    from minicontainer.linux.syscalls import bpf_attach_device_program, bpf_load_device_program  # 3 ms, for version 2
+
     cgroup, loaded = os.open(directory, os.O_RDONLY | os.O_CLOEXEC), bpf_load_device_program(program)
     try:
         bpf_attach_device_program(cgroup, loaded)

@@ -7,7 +7,6 @@ command that cannot be executed or found, 128 + n a signal), ids and results on 
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from minicontainer.arguments import (
     LIST,
@@ -23,6 +22,7 @@ from minicontainer.arguments import (
 from minicontainer.containers import home
 from minicontainer.errors import TOOL_FAILED, Error, NotRoot
 from minicontainer.run_options import FLAGS as RUN_FLAGS
+from minicontainer.values import Any, NamedTuple
 
 PROGRAM = "minicontainer"
 VERSION = "0.1.0"
@@ -94,7 +94,7 @@ TABLE = (
     _container("inspect", "all that is known of containers or images, as JSON", "NAME...", 1, None),
     _container("port", "the published ports of a container", "CONTAINER", 1, 1),
     _container("stats", "what containers use", "[CONTAINER...]", 0, None,
-               flags=(Flag(("--no-stream",), "once (always)"), FORMAT)),
+               flags=(Flag(("--no-stream",), "once, not again and again"), FORMAT)),
     _container("prune", "remove containers that have ended, and content that nobody needs"),
     _image("images", "list images", "[NAME]", 0, 1, flags=(QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"))),
     _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),

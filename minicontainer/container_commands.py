@@ -7,13 +7,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from minicontainer import engine, reports, run_options
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.containers import CREATED, RUNNING, Container, Home
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
 from minicontainer.plan import Explain
+from minicontainer.values import Any
+
+SAMPLE = 0.5  # seconds that the use of CPU is measured over
 
 
 def run(home: Home, parsed: Parsed) -> int:
@@ -208,23 +212,33 @@ def port(home: Home, parsed: Parsed) -> int:
 
 
 def stats(home: Home, parsed: Parsed) -> int:
-    if not parsed.no_stream:
-        raise UsageError("stats without --no-stream is not built yet; try: stats --no-stream")
-    chosen = [engine.inspect(home, name) for name in parsed.words] or engine.list_containers(home)
-    running = [container for container in chosen if container.status == RUNNING]
-    before = {container.id: engine.statistics(home, container.id) for container in running}
-    began = time.monotonic()
-    time.sleep(0.5)
+    """Once, or again and again until Ctrl-C or until none of the named containers runs any more."""
+    names = [engine.inspect(home, name).id for name in parsed.words]
+    while True:
+        rows = _usage(home, names)
+        if not parsed.no_stream and parsed.format is None and os.isatty(1):
+            sys.stdout.write("\x1b[H\x1b[2J")  # the table stays in its place: console_codes(4)
+        reports.show(rows, reports.USAGE_HEADS, parsed.format, sys.stdout)
+        sys.stdout.flush()
+        if parsed.no_stream or (names and not rows):
+            return 0
+
+
+def _usage(home: Home, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What each running container uses, CPU as the share of one in half a second."""
+    chosen = [one for one in engine.list_containers(home) if not names or one.id in names]
+    began, before = time.monotonic(), {}
+    for container in chosen:
+        with suppress(Error):  # it does not run
+            before[container.id] = container, engine.statistics(home, container.id)
+    time.sleep(SAMPLE)
     rows = []
-    for container in running:
-        try:
+    for container, first in before.values():
+        with suppress(Error):  # it has ended meanwhile
             usage = engine.statistics(home, container.id)
-        except Error:
-            continue  # it has ended meanwhile
-        cpu = (usage.cpu_ns - before[container.id].cpu_ns) / 1e9 / (time.monotonic() - began) * 100
-        rows.append(reports.usage_row(container, usage, cpu))
-    reports.show(rows, reports.USAGE_HEADS, parsed.format, sys.stdout)
-    return 0
+            cpu = (usage.cpu_ns - first.cpu_ns) / 1e9 / (time.monotonic() - began) * 100
+            rows.append(reports.usage_row(container, usage, cpu))
+    return rows
 
 
 def prune(home: Home, _: Parsed) -> int:

@@ -9,11 +9,11 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from minicontainer import files
 from minicontainer.errors import ContainerNotFound, Error, NameInUse
 from minicontainer.linux import procfs
+from minicontainer.values import Any, NamedTuple
 
 DATA, RUN = "/var/lib/minicontainer", "/run/minicontainer"
 CREATED, RUNNING, EXITED = "created", "running", "exited"

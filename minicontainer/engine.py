@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
 
 from minicontainer import bundle, cgroups, containers, files, logs, network, runtime, snapshots, states, supervisor
 from minicontainer import images as image_functions
@@ -36,6 +35,7 @@ from minicontainer.oci.runtime import ConsoleSize, Process
 from minicontainer.plan import Explain
 from minicontainer.store import Store
 from minicontainer.supervisor import Started, Streams
+from minicontainer.values import NamedTuple
 
 __all__ = [
     "CREATED", "EXITED", "KILLED", "RUNNING", "Container", "Home", "Layers", "Options", "Port", "Started", "Streams",
@@ -133,7 +133,7 @@ def start_attached(home: Home, id: str, *, streams: Streams = Streams(), explain
     with files.lock(f"{container.bundle}/start.lock"):
         container = inspect(home, container.id)
         if container.status == RUNNING or containers.alive(container):
-            raise Error(f"container {container.name} is running already")
+            raise states.WrongStatus(f"container {container.name} is running already")
         for name in ("stopping", "exit"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{container.bundle}/{name}")
@@ -262,11 +262,17 @@ def _kill_and_wait(home: Home, container: Container) -> None:
         raise Error(f"container {container.name} does not end after SIGKILL; its process may hang in the kernel")
 
 
-def kill(home: Home, id: str, signal: int | str = "SIGKILL") -> None:
-    """Send a signal to the first process."""
+def _running(home: Home, id: str) -> Container:
     container = inspect(home, id)
     if container.status != RUNNING:
-        raise Error(f"container {container.name} is not running; try: minicontainer start {container.name}")
+        name = container.name
+        raise states.WrongStatus(f"container {name} is not running; try: minicontainer start {name}")
+    return container
+
+
+def kill(home: Home, id: str, signal: int | str = "SIGKILL") -> None:
+    """Send a signal to the first process."""
+    container = _running(home, id)
     runtime.kill(home.runtime, container.id, signal_number(signal))
 
 
@@ -279,7 +285,7 @@ def remove(home: Home, id: str, force: bool = False) -> None:
     container = inspect(home, id)
     if container.status == RUNNING or (containers.alive(container) and container.status == CREATED):
         if not force:
-            raise Error(
+            raise states.WrongStatus(
                 f"container {container.name} is running; try: minicontainer stop {container.name}, or rm --force"
             )
         _mark_stopping(container)
@@ -324,9 +330,7 @@ def execute(
     console_size: ConsoleSize | None = None,
 ) -> int:
     """Start a further process in a running container: its pid, a child of the caller."""
-    container = inspect(home, id)
-    if container.status != RUNNING:
-        raise Error(f"container {container.name} is not running; try: minicontainer start {container.name}")
+    container = _running(home, id)
     process = _further_process(container, tuple(command), env, workdir, user, console_socket is not None)
     null = -1
     if streams is None and console_socket is None:
@@ -391,9 +395,7 @@ def read_logs(
 
 def statistics(home: Home, id: str) -> cgroups.Usage:
     """What the container uses now: bytes of memory, CPU time in nanoseconds, processes."""
-    container = inspect(home, id)
-    if container.status != RUNNING:
-        raise Error(f"container {container.name} is not running; try: minicontainer ps --all")
+    container = _running(home, id)
     return cgroups.stats(container.cgroups)
 
 

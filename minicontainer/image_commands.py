@@ -22,6 +22,13 @@ BAR = 30  # characters
 VERBS = {"download": "pull", "upload": "push", "exists": "have", "unpack": "unpack"}
 
 
+class NothingNamed(Error):
+    exit_code = 1
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no container and no image {name}; try: minicontainer ps --all, or minicontainer images")
+
+
 class Progress:
     """Progress of transfers: a line for each blob; on a terminal the line of the current one grows a bar."""
 
@@ -169,7 +176,7 @@ def inspected(home: Home, name: str) -> dict[str, Any]:
     try:
         descriptor = store.resolve(name)
     except Error:
-        raise Error(f"no container and no image {name}; try: minicontainer ps --all, or minicontainer images") from None
+        raise NothingNamed(name) from None
     manifest = store.manifest(descriptor)
     config = store.config(manifest)
     tags = [Reference.parse(known).familiar() for known, other in store.names() if other.digest == descriptor.digest]

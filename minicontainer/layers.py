@@ -25,10 +25,10 @@ from minicontainer.files import remove_tree
 from minicontainer.linux import syscalls
 from minicontainer.linux.flags import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from minicontainer.oci import image
+from minicontainer.overlays import OPAQUE as OPAQUE_XATTR
 
 CHUNK = 1 << 20
 WHITEOUT, OPAQUE, METADATA = b".wh.", b".wh..wh..opq", b".wh..wh."  # layer.md; the last is aufs' own, to be ignored
-OVERLAY_OPAQUE = "trusted.overlay.opaque"
 LINKS = 40  # symbolic links followed in one path: path_resolution(7)
 DEPTH, PATH_MAX = 500, 4096  # so that what is made can be named, and removed with a descriptor for each level
 MEDIA_TYPES = frozenset(image.LAYERS) | {
@@ -113,7 +113,7 @@ class _Applier:
         parent, real = self._parent(path[:-1])
         name = path[-1]
         if name == OPAQUE:
-            os.setxattr(parent, OVERLAY_OPAQUE, b"y")
+            os.setxattr(parent, OPAQUE_XATTR, b"y")
         elif name.startswith(METADATA):
             return
         elif name.startswith(WHITEOUT):
@@ -231,7 +231,7 @@ class _Applier:
     def _make_opaque(self, parent: int, name: bytes) -> None:
         directory = os.open(name, DIRECTORY, dir_fd=parent)
         try:
-            os.setxattr(directory, OVERLAY_OPAQUE, b"y")
+            os.setxattr(directory, OPAQUE_XATTR, b"y")
         finally:
             os.close(directory)
 
@@ -469,5 +469,5 @@ def _add(
             archive.addfile(member, content)
     else:
         archive.addfile(member)
-    if stat.S_ISDIR(found.st_mode) and OVERLAY_OPAQUE in os.listxattr(full):
+    if stat.S_ISDIR(found.st_mode) and OPAQUE_XATTR in os.listxattr(full):
         archive.addfile(archives.marker(path + b"/" + OPAQUE))

@@ -10,7 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, TextIO
+
+from minicontainer.values import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 LIMIT = 16 << 20  # bytes of one file, and there are two
 LINE_LIMIT = 16 << 10  # a longer line becomes several records, as with docker
@@ -126,7 +130,7 @@ def _records(path: str) -> Iterator[Record]:
         yield from _complete(file)
 
 
-def _complete(file: TextIO) -> Iterator[Record]:
+def _complete(file: "TextIO") -> Iterator[Record]:
     """Whole lines only: the last may be half written, or for ever cut short when its supervisor was killed."""
     while True:
         start = file.tell()

@@ -17,11 +17,11 @@ import random
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
 
 from minicontainer.containers import Network, Port
 from minicontainer.errors import Error
 from minicontainer.linux import flags, nftables, syscalls
+from minicontainer.values import Any, NamedTuple
 
 BRIDGE = "minicontainer0"
 TABLE = "minicontainer"

@@ -24,6 +24,7 @@ _MASKS: dict[str, dict[int, str | tuple[str, ...]]] = {
     "mount_setattr": {2: ("AT_RECURSIVE", "AT_EMPTY_PATH"), 3: "MOUNT_ATTR_", 4: "MOUNT_ATTR_", 5: "MS_"},
     "close_range": {2: "CLOSE_RANGE_"},
     "new_mount": {3: "MOUNT_ATTR_"},
+    "open": {1: "O_"},
 }  # fmt: skip
 _NAMED = {"prctl": "PR_"}  # whose first argument is one constant
 
@@ -96,7 +97,9 @@ def _show(value: Any, prefixes: str | tuple[str, ...] | None) -> str:
     if prefixes is not None and isinstance(value, int):
         return _mask(value, (prefixes,) if isinstance(prefixes, str) else prefixes)
     if isinstance(value, str):
-        return f'"{value}"'
+        return '"' + value.replace("\n", "\\n") + '"'
+    if isinstance(value, tuple) and value and all(isinstance(one, str) for one in value):
+        return f"[{', '.join(_show(one, None) for one in value)}]"
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if value == flags.AT_FDCWD:
@@ -110,7 +113,7 @@ def _constant(value: int, prefix: str) -> str:
 
 def _mask(value: int, prefixes: tuple[str, ...]) -> str:
     names = []
-    for name, bit in vars(flags).items():
+    for name, bit in vars(os if prefixes == ("O_",) else flags).items():
         if name.startswith(prefixes) and isinstance(bit, int) and bit.bit_count() == 1 and value & bit:
             names.append(name)
             value &= ~bit

@@ -8,8 +8,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
 
+from minicontainer.values import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import TextIO
 from minicontainer.arguments import UsageError
 from minicontainer.bundle import label_filter
 from minicontainer.containers import CREATED, EXITED, RUNNING, Container, Port
@@ -45,7 +48,7 @@ class _Unit(NamedTuple):
 SIZES = (_Unit(1e9, "GB"), _Unit(1e6, "MB"), _Unit(1e3, "kB"), _Unit(1, "B"))
 
 
-def show(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], form: str | None, out: TextIO) -> None:
+def show(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], form: str | None, out: "TextIO") -> None:
     """The rows as a table, or with `form` json as one object a line."""
     if form == "json":
         for row in rows:

@@ -13,17 +13,19 @@ Each lock is a flock(2), which dies with its holder.
 import fcntl
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
-from typing import BinaryIO
 
 from minicontainer import files
 from minicontainer.errors import Error, ImageNotFound
 from minicontainer.oci import image
 from minicontainer.oci.image import Descriptor, ImageConfig, Index, InvalidImage, Manifest, Platform
 from minicontainer.oci.reference import InvalidReference, Reference, is_digest
+from minicontainer.values import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 DOCUMENT_LIMIT = 4 << 20  # distribution-spec: a registry takes manifests of 4 MiB at least; more is not a document
 CHUNK = 1 << 20
@@ -38,7 +40,8 @@ class Writer:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
         self._store = store
-        descriptor, self._path = tempfile.mkstemp(dir=store.staging)
+        self._path = f"{store.staging}/{os.urandom(12).hex()}"
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file: BinaryIO | None = open(descriptor, "wb", buffering=0)
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # says to `collect` that the writer lives
 
@@ -135,7 +138,7 @@ class Store:
     def size(self, digest: str) -> int:
         return os.stat(self.blob_path(digest)).st_size
 
-    def open(self, digest: str) -> BinaryIO:
+    def open(self, digest: str) -> "BinaryIO":
         try:
             return open(self.blob_path(digest), "rb")
         except FileNotFoundError:

@@ -14,15 +14,15 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NamedTuple
 
-from minicontainer import bundle, containers, files, logs, network, runtime, seccomp, snapshots
+from minicontainer import bundle, containers, files, logs, network, overlays, runtime, seccomp
 from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home
 from minicontainer.errors import Error
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import ConsoleSize, IdMapping, spec_to_json
 from minicontainer.plan import Explain, Step
+from minicontainer.values import Any, NamedTuple
 
 DRAIN = 1.0  # seconds that output may still come after the first process has ended
 BACKOFF = (0.1, 60.0)  # seconds before the first restart, and at most
@@ -145,7 +145,7 @@ def _detach(kept: set[int]) -> None:
 
 
 class Supervisor:
-    """The container's keeper. What it made is undone by `ExitStack`s, in reverse."""
+    """What one container is kept by. What it made is undone by `ExitStack`s, in reverse."""
 
     def __init__(
         self, home: Home, container: Container, streams: Streams, channel: socket.socket, explain: Explain | None
@@ -155,7 +155,7 @@ class Supervisor:
             container,
             streams,
             channel,
-            explain and explain._replace(who="keeper"),
+            explain and explain._replace(who="supervisor"),
         )
         self.log = logs.Log(f"{container.bundle}/log.jsonl")
         self.terminal: int | None = None
@@ -222,17 +222,13 @@ class Supervisor:
         # Slave, not private: what the machine unmounts must not stay busy here.
         syscalls.mount(None, "/", None, flags.MS_REC | flags.MS_SLAVE)
         made = self.container
-        why = "the image's layers, read-only, below a directory of the container's own; only this process sees it"
-        self._step(Step(self.mount_overlay, (made.lowers, made.upper, f"{made.bundle}/rootfs"), why))
+        overlays.mount(made.lowers, made.upper, made.work, f"{made.bundle}/rootfs", self._mapping(), self._step)
         undo.callback(syscalls.umount, f"{made.bundle}/rootfs", flags.MNT_DETACH)  # so that it can be removed
 
     def _step(self, step: Step) -> Any:
         if self.explain is not None:
             self.explain.show(step)
         return step.execute()
-
-    def mount_overlay(self, lowers: tuple[str, ...], upper: str, target: str) -> None:
-        snapshots.mount(lowers, upper, self.container.work, target, self._mapping())
 
     def _mapping(self) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]] | None:
         if self.container.options.userns == "host":

@@ -8,10 +8,10 @@ A document is hostile until it is a value: each field has its type, or the docum
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
 
 from minicontainer.errors import Error
 from minicontainer.oci.reference import is_digest
+from minicontainer.values import Any, NamedTuple, TypeVar
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

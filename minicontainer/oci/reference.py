@@ -5,9 +5,9 @@ distribution-spec, "Pulling manifests", and by docker's short forms (`web` means
 """
 
 import re
-from typing import NamedTuple
 
 from minicontainer.errors import Error
+from minicontainer.values import NamedTuple
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_NAMESPACE = "library"

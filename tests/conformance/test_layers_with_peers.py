@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import layers, snapshots
+from minicontainer import layer_blobs, layers, snapshots
 from minicontainer.oci.image import LAYER, LAYER_GZIP, LAYER_ZSTD, Descriptor, ImageConfig
 from minicontainer.store import Store
 
@@ -124,7 +124,7 @@ def test_images_of_each_compression_that_skopeo_makes(tmp_path: Path, options: l
     (tmp_path / "source").mkdir()
     source = sample(tmp_path / "source")
     store = Store(f"{tmp_path}/a")
-    descriptor, diff_id = snapshots.commit(store, str(source))
+    descriptor, diff_id = layer_blobs.commit(store, str(source))
     config = ImageConfig(architecture="amd64", diff_ids=(diff_id,))
     store.tag("web", store.put_image([descriptor], config))
     plain_layers = "--dest-decompress" in options
@@ -156,7 +156,7 @@ def test_the_same_changes_make_the_same_layer(tmp_path: Path) -> None:
             (top / name).write_text(name)
             os.utime(top / name, (1, 1))
         store = Store(f"{tmp_path}/store{number}")
-        made.append(snapshots.commit(store, str(top)))
+        made.append(layer_blobs.commit(store, str(top)))
     assert made[0] == made[1]
     descriptor, diff_id = made[0]
     assert diff_id.startswith("sha256:")

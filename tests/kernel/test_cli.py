@@ -153,11 +153,11 @@ def test_the_interactive_flags_without_a_terminal_say_so(cli: Cli) -> None:
 def test_explain_prints_calls_and_reasons_and_step_wants_a_terminal(cli: Cli) -> None:
     done = run(cli, "--explain", "busybox", "true")
     assert done.returncode == 0
-    for call in ("mount_overlay(", "clone3(", "pivot_root(", "seccomp_load(", "execute("):
+    for call in ('mount("overlay"', "clone3(", "pivot_root(", "seccomp_load(", "execute("):
         assert call in done.stderr
     assert run(cli, "--step", "busybox", "true").returncode == 125
     words = ("run", "--rm", "--step", "--network", "none", "busybox", "echo", "done")
-    code, seen = cli.terminal(*words, talk=[(b"mount_overlay", b"\n" * 400)])
+    code, seen = cli.terminal(*words, talk=[(b"userns_fd", b"\n" * 400)])
     assert (code, "done" in seen) == (0, True)
 
 
@@ -180,7 +180,7 @@ def test_the_life_of_a_container_in_the_background(cli: Cli) -> None:
     [shown] = json.loads(cli.out("inspect", "web"))
     assert (shown["Id"], shown["State"]["Running"]) == (container, True)
     assert "web" in cli.out("stats", "--no-stream")
-    assert cli("rm", "web").returncode == 125
+    assert cli("rm", "web").returncode == 1
     assert cli.out("stop", "web") == "web\n"
     assert cli.out("wait", "web") == "0\n"
     assert "Exited (0)" in cli.out("ps", "-a")
@@ -236,6 +236,52 @@ def test_a_taken_port_names_the_process_that_holds_it(cli: Cli) -> None:
     assert "port 0.0.0.0:8080/tcp is taken by pid " in done.stderr
     assert len(cli.out("ps", "-aq").split()) == 1
     cli.out("rm", "-f", "web")
+
+
+# --- statuses and what is written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize("words", [("inspect", "nope"), ("stop", "nope"), ("rm", "nope"), ("logs", "nope"),
+                                   ("kill", "still"), ("exec", "still", "true"), ("port", "nope")])  # fmt: skip
+def test_what_is_not_there_or_does_not_run_ends_with_1_and_says_what_to_try(cli: Cli, words: tuple[str, ...]) -> None:
+    cli.out("create", "--name", "still", "busybox")
+    done = cli(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("minicontainer: ") and done.stderr.count("\n") == 1
+    assert "; try: minicontainer " in done.stderr
+
+
+@pytest.mark.kernel("overlay")
+def test_a_signal_is_128_and_its_number(cli: Cli) -> None:
+    assert run(cli, "busybox", "sh", "-c", "kill -TERM $$; exit 3").returncode == 3  # init does not feel its own
+    cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sh", "-c", "trap 'exit 1' USR1; sleep 60")
+    assert cli("kill", "-s", "KILL", "web").stdout == "web\n"
+    assert cli.out("wait", "web") == "137\n"
+    assert json.loads(cli.out("inspect", "web"))[0]["State"]["ExitCode"] == 137
+
+
+@pytest.mark.kernel("overlay")
+def test_stats_once_and_until_the_named_containers_have_ended(cli: Cli) -> None:
+    cli.out("run", "-d", "--name", "short", "--network", "none", "busybox", "sleep", "2")
+    cli.out("run", "-d", "--name", "long", "--network", "none", "-m", "64m", "busybox", "sleep", "60")
+    rows = [json.loads(line) for line in cli.out("stats", "--no-stream", "--format", "json").splitlines()]
+    assert {row["Name"] for row in rows} == {"short", "long"}
+    [long] = [row for row in rows if row["Name"] == "long"]
+    assert long["PIDs"] == "1" and long["MemUsage"].endswith(" / 67.1MB") and long["CPUPerc"].endswith("%")
+    said = cli.out("stats", "short")
+    assert said.count("short") >= 1 and said.splitlines()[-1].startswith("CONTAINER ID")
+    assert "long" not in said
+    cli.out("rm", "-f", "long")
+
+
+@pytest.mark.kernel("overlay")
+def test_explain_says_who_does_a_step_and_shows_the_overlay_as_the_kernel_hears_it(cli: Cli) -> None:
+    steps = [line for line in run(cli, "--explain", "busybox", "true").stderr.splitlines() if line[:1] != " "]
+    assert {line.split()[0] for line in steps} == {"supervisor", "init"}
+    [overlay] = [line for line in steps if 'mount("overlay"' in line]
+    assert '"lowerdir=/' in overlay and ",upperdir=/" in overlay and ",workdir=/" in overlay
+    assert not [line for line in steps if "('/" in line]
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

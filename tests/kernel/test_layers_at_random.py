@@ -111,7 +111,7 @@ def test_no_layer_reaches_outside_and_each_can_be_told_again(tmp_path: Path) -> 
 @pytest.mark.kernel("overlay")
 def test_a_stack_of_layers_is_what_overlay_makes_of_it(tmp_path: Path) -> None:
     """The kernel is the judge: what whiteouts and markers hide when their layers are lowers of an overlay."""
-    from minicontainer import snapshots
+    from minicontainer import overlays
     from minicontainer.linux import syscalls
     from minicontainer.linux.flags import MNT_DETACH
 
@@ -138,7 +138,7 @@ def test_a_stack_of_layers_is_what_overlay_makes_of_it(tmp_path: Path) -> None:
             lowers.insert(0, str(lower))
         for name in ("upper", "work", "target"):
             (base / name).mkdir()
-        snapshots.mount(lowers, str(base / "upper"), str(base / "work"), str(base / "target"), None)
+        overlays.mount(lowers, str(base / "upper"), str(base / "work"), str(base / "target"), None)
         seen = sorted(str(path.relative_to(base / "target")) for path in (base / "target").rglob("*"))
         syscalls.umount(str(base / "target"), MNT_DETACH)
         assert seen == expected, stack

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from minicontainer import snapshots
+from minicontainer import layer_blobs, overlays, snapshots
 from minicontainer.errors import Error
 from minicontainer.linux import syscalls
 from minicontainer.linux.flags import CLONE_NEWUSER, MNT_DETACH
@@ -73,7 +73,7 @@ def in_user_namespace(directory: str, script: str) -> str:
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.chdir(directory)  # its parents are not for everybody
-        namespace = snapshots.userns_fd(*MAPPING)
+        namespace = overlays.userns_fd(*MAPPING)
         syscalls.setns(namespace, CLONE_NEWUSER)
         os.setgid(0)
         os.setuid(0)
@@ -150,7 +150,7 @@ def test_a_layer_twice_in_a_chain_and_an_opaque_root_mount(tmp_path: Path) -> No
     same = {"a": b"1"}
     made = chain(tmp_path, same, {"b": b"2"}, same)
     assert len(made.lowers) == 2
-    snapshots.mount(made.lowers, made.upper, made.work, made.target, None)
+    overlays.mount(made.lowers, made.upper, made.work, made.target, None)
     assert sorted(os.listdir(made.target)) == ["a", "b"]
     other = tmp_path / "other"
     lowers = snapshots.unpack(str(other), *image(other, {"below": b""}, {".wh..wh..opq": b"", "top": b""}))
@@ -162,7 +162,7 @@ def test_the_root_looks_as_in_the_image(tmp_path: Path) -> None:
     made = chain(tmp_path, {"./": b"", "a": b""})
     os.chmod(made.lowers[0], 0o711)
     os.chown(made.lowers[0], 7, 8)
-    snapshots.mount(made.lowers, made.upper, made.work, made.target, None)
+    overlays.mount(made.lowers, made.upper, made.work, made.target, None)
     root = os.stat(made.target)
     assert (stat.S_IMODE(root.st_mode), root.st_uid, root.st_gid) == (0o711, 7, 8)
 
@@ -171,7 +171,7 @@ def test_the_root_looks_as_in_the_image(tmp_path: Path) -> None:
 def test_many_layers_and_awkward_names_mount(tmp_path: Path) -> None:
     made = chain(tmp_path / "with:colon,comma\\and back", *({f"f{number}": b"x"} for number in range(60)))
     for mapping in (None, MAPPING):
-        snapshots.mount(made.lowers, made.upper, made.work, made.target, mapping)
+        overlays.mount(made.lowers, made.upper, made.work, made.target, mapping)
         assert len(os.listdir(made.target)) == 60
         syscalls.umount(made.target, MNT_DETACH)
 
@@ -179,7 +179,7 @@ def test_many_layers_and_awkward_names_mount(tmp_path: Path) -> None:
 @pytest.mark.kernel("overlay")
 def test_with_a_mapping_what_is_0_on_disk_is_root_in_the_user_namespace_and_back(tmp_path: Path) -> None:
     made = chain(tmp_path, {"d/": b"", "d/f": b"below", "gone": b"", "e/": b"", "e/x": b""})
-    snapshots.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
+    overlays.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
     assert os.stat(f"{made.target}/d/f").st_uid == HOST
     said = in_user_namespace(
         made.target,
@@ -200,7 +200,7 @@ def test_with_a_mapping_what_is_0_on_disk_is_root_in_the_user_namespace_and_back
 def test_a_mount_with_a_mapping_leaves_one_mount_and_our_credentials(tmp_path: Path) -> None:
     made = chain(tmp_path, {"a": b""}, {"b": b""})
     descriptors, before = os.listdir("/proc/self/fd"), syscalls.capget()
-    snapshots.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
+    overlays.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
     with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
         below = [line.split()[4] for line in mounts if str(tmp_path) in line.split()[4]]
     assert below == [made.target]
@@ -215,19 +215,19 @@ def test_a_failed_mount_leaves_nothing(tmp_path: Path) -> None:
     descriptors = os.listdir("/proc/self/fd")
     os.rmdir(made.work)
     with pytest.raises(OSError):
-        snapshots.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
+        overlays.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
     assert (os.geteuid(), os.getegid()) == (0, 0)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert os.listdir("/proc/self/fd") == descriptors
     no_root = ((IdMapping(container_id=1, host_id=HOST, size=10),),) * 2
     with pytest.raises(Error, match="no root"):
-        snapshots.mount(made.lowers, made.upper, made.work, made.target, no_root)
+        overlays.mount(made.lowers, made.upper, made.work, made.target, no_root)
 
 
 @pytest.mark.kernel("overlay")
 def test_a_capability_set_in_the_user_namespace_is_one_of_the_image(tmp_path: Path) -> None:
     made = chain(tmp_path, {"ping": b""})
-    snapshots.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
+    overlays.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
     capability = "0x0100000200200000000000000000000000000000"
     set_it = f"import os; os.setxattr('ping', 'security.capability', bytes.fromhex('{capability[2:]}'))"
     assert in_user_namespace(made.target, f'/usr/bin/python3 -c "{set_it}"') == ""
@@ -237,11 +237,11 @@ def test_a_capability_set_in_the_user_namespace_is_one_of_the_image(tmp_path: Pa
 @pytest.mark.kernel("overlay")
 def test_what_a_container_wrote_is_committed_as_a_layer_and_unpacks_again(tmp_path: Path) -> None:
     made = chain(tmp_path, {"d/": b"", "d/f": b"below", "gone": b""})
-    snapshots.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
+    overlays.mount(made.lowers, made.upper, made.work, made.target, MAPPING)
     in_user_namespace(made.target, "rm gone; echo x > d/new; rm -r d; mkdir d; echo y > d/again")
     store = Store(f"{made.data}/oci")
-    descriptor, diff_id = snapshots.commit(store, made.upper)
-    assert snapshots.commit(store, made.upper) == (descriptor, diff_id)
+    descriptor, diff_id = layer_blobs.commit(store, made.upper)
+    assert layer_blobs.commit(store, made.upper) == (descriptor, diff_id)
     _, manifest, config = image(tmp_path, {"d/": b"", "d/f": b"below", "gone": b""})
     manifest = manifest._replace(layers=(*manifest.layers, descriptor))
     config = config._replace(diff_ids=(*config.diff_ids, diff_id))
@@ -250,6 +250,6 @@ def test_what_a_container_wrote_is_committed_as_a_layer_and_unpacks_again(tmp_pa
     for directory in ("upper2", "work2"):
         os.mkdir(f"{made.data}/containers/c/{directory}")
     base = f"{made.data}/containers/c"
-    snapshots.mount(lowers, f"{base}/upper2", f"{base}/work2", made.target, None)
+    overlays.mount(lowers, f"{base}/upper2", f"{base}/work2", made.target, None)
     assert os.listdir(made.target) == ["d"]
     assert os.listdir(f"{made.target}/d") == ["again"]

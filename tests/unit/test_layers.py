@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
-    0: "errors values files expansion patterns progress logs linux/flags",
-    1: "json_documents linux/procfs linux/syscalls linux/nftables oci/reference oci/runtime plan "
-    "archives credentials arguments dockerfile",
+    0: "errors values files expansion patterns progress linux/flags",
+    1: "last_words json_documents linux/procfs linux/syscalls linux/nftables oci/reference oci/runtime plan "
+    "archives credentials arguments dockerfile logs",
     2: "overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
     3: "store layers states init bundle network run_options copying stages",
     4: "layer_blobs registry runtime reports image_archives",

@@ -20,6 +20,14 @@ def test_a_step_describes_its_call_with_the_kernel_s_names() -> None:
     assert Step(syscalls.umount, (".", 0), "why").describe() == 'umount(".", 0)'
     assert Step(syscalls.prctl, (4, 0), "why").describe() == "prctl(PR_SET_DUMPABLE, 0)"
     assert Step(os.write, (3, b"abc"), "why").describe() == "write(3, <3 bytes>)"
+    step = Step(os.open, ("/x", os.O_WRONLY | os.O_CLOEXEC), "why")
+    assert step.describe() == 'open("/x", O_WRONLY|O_CLOEXEC)'
+    assert Step(os.open, ("/x", os.O_RDONLY | os.O_CLOEXEC), "why").describe() == 'open("/x", O_CLOEXEC)'
+
+
+def test_a_step_is_one_line_and_shows_no_form_of_python_s() -> None:
+    assert Step(print, ("0 65536 10\n",), "why").describe() == 'print("0 65536 10\\n")'
+    assert Step(print, (("mode=755", "size=1k"),), "why").describe() == 'print(["mode=755", "size=1k"])'
 
 
 def test_results_are_sent_back_into_the_plan() -> None:
