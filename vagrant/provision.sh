@@ -51,7 +51,7 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart=/usr/local/bin/miniecs $command
+ExecStart=/opt/miniecs/vagrant/delegated.sh /usr/local/bin/miniecs $command
 Environment=AWS_SHARED_CREDENTIALS_FILE=$credentials AWS_DEFAULT_REGION=us-east-1
 Restart=always
 RestartSec=1

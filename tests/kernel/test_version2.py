@@ -28,3 +28,10 @@ def test_the_kernel_tests_hold_there_too(tmp_path: Path) -> None:
     console, status = version2(f"CI=true {sys.executable} -m pytest -q --color=no {TESTS}", tmp_path, 400)
     assert status == 0, console
     assert re.search(r"^\d+ passed", console, re.MULTILINE) or " [100%]" in console, console
+
+
+def test_a_delegated_cgroup_is_left_free_for_children(tmp_path: Path) -> None:
+    unit = "mkdir /sys/fs/cgroup/unit && echo $$ >/sys/fs/cgroup/unit/cgroup.procs"
+    console, status = version2(f"{unit}; vagrant/delegated.sh cat /proc/self/cgroup", tmp_path, 60)
+    assert status == 0, console
+    assert "\n0::/unit/main\n" in console

@@ -30,7 +30,10 @@ def test_types() -> None:
     assert output_of(f"{PROGRAMS}/mypy") == ""
 
 
-@pytest.mark.parametrize("script", ["dev", ".ci/run"])
+@pytest.mark.parametrize(
+    "script",
+    ["dev", ".ci/run", "tests/clean_room.sh", "tests/version2_init.sh", "vagrant/provision.sh", "vagrant/delegated.sh"],
+)
 def test_shell_scripts_are_posix(script: str) -> None:
     assert output_of("sh", "-n", script) == ""
     assert (ROOT / script).read_text().startswith("#!/bin/sh\n")
