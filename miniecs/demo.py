@@ -184,7 +184,8 @@ class Demo:
             if seconds > REPLACED_WITHIN:
                 raise Error(f"the lost tasks ran elsewhere after {seconds:.1f} s; the promise is {REPLACED_WITHIN:g} s")
             if not lost or visitors.failed or not visitors.visits:
-                raise Error(f"{lost} tasks lost; {visitors.failed} of {visitors.visits} visits to the others failed")
+                failed = f"{len(visitors.failed)} of {visitors.visits} visits to the others failed"
+                raise Error(f"{lost} tasks lost; {failed}: {'; '.join(visitors.failed[:3])}")
             step.done(f"running elsewhere after {seconds:.1f} s; {visitors.visits} visits to the rest, 0 failed")
 
     def finish(self) -> None:
@@ -330,7 +331,7 @@ class Visitors:
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
         self.visits = 0
-        self.failed = 0
+        self.failed: list[str] = []  # what went wrong, of each visit that failed
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._visit)
 
@@ -349,18 +350,20 @@ class Visitors:
             for task in self.tasks:
                 self.visits += 1
                 try:
-                    self.failed += task.task_id not in fetch(f"{task.url}/cgi-bin/whoami")
-                except OSError:
-                    self.failed += 1
+                    page = fetch(f"{task.url}/cgi-bin/whoami")
+                except OSError as error:
+                    self.failed.append(f"{task.url}: {error}")
+                else:
+                    self.failed += [] if task.task_id in page else [f"{task.url} says {page!r}"]
 
 
 def fetch(url: str) -> str:
     """The page at `url`.
 
     Raises:
-        OSError: it could not be had within three seconds.
+        OSError: it could not be had within five seconds.
     """
-    with urllib.request.urlopen(url, timeout=3) as answer:
+    with urllib.request.urlopen(url, timeout=5) as answer:
         return str(answer.read().decode())
 
 
