@@ -1,14 +1,27 @@
 """What every test shares: the `kernel` and `cluster` markers, and the rule that CI skips nothing."""
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from minicontainer import sealing
 from tests import isolation
 
 CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_trace_of_the_sealed_interpreter() -> Iterator[None]:
+    """The runtime keeps a read-only mount of the interpreter for the next start; a test run that made it removes it."""
+    was_there = os.path.exists(sealing.SEALED)
+    yield
+    if not was_there and os.geteuid() == 0:
+        subprocess.run(["umount", "--lazy", sealing.SEALED], check=False, stderr=subprocess.DEVNULL)
+        shutil.rmtree(os.path.dirname(sealing.SEALED), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
