@@ -326,7 +326,7 @@ class Steps:
         )
 
     def _run_in(self, overlay: Overlay, options: Options, script: Heredoc | None, step: Step) -> None:
-        from minicontainer import engine, network  # a third of the start-up, which a cached build does without
+        from minicontainer import engine  # a third of the start-up, which a cached build does without
 
         if script:
             path = f"{overlay.work}/../{script.name}"
@@ -334,8 +334,6 @@ class Steps:
             os.chmod(path, 0o755)
             volume = Volume(source=os.path.normpath(path), target=f"{SCRIPTS}/{script.name}", read_only=True)
             options = options._replace(volumes=(volume,))
-        if options.network == "bridge":
-            network.preload()  # once, here: each supervisor is forked from this process
         new = [path for path in MOUNT_POINTS if not _exists(overlay.lowers, path)]
         code = engine.run(self.home, options, layers=engine.Layers(*overlay), output=step.output)
         drop_unchanged(overlay.upper, overlay.lowers, new)

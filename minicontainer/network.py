@@ -1,7 +1,7 @@
 """Network: a bridge in the caller's network namespace, a veth for each container, published ports.
 
 Stands beside `bundle`; the supervisor attaches and releases, nobody else. Ruled by ip-link(8), veth(4), nft(8), and
-Documentation/networking/ip-sysctl. pyroute2 costs 0.1 s to import, so it is imported where a bridge is really used.
+Documentation/networking/ip-sysctl. A start sends its own few messages; pyroute2, which costs 0.1 s, is for the rest.
 
 There is no table of leases that could be wrong. An address is taken when the veth that is named after it exists; the
 kernel removes a veth with its container's network namespace, whoever was killed. A host port is taken when the
@@ -13,22 +13,22 @@ import errno
 import fcntl
 import ipaddress
 import os
-import random
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from minicontainer.containers import Network, Port
 from minicontainer.errors import Error
-from minicontainer.linux import flags, nftables, syscalls
+from minicontainer.linux import flags, nftables, rtnetlink, syscalls
+from minicontainer.ports import Binding
 from minicontainer.values import Any, NamedTuple
 
 BRIDGE = "minicontainer0"
 TABLE = "minicontainer"
 SUBNETS = (*(f"172.{second}.0.0/16" for second in range(18, 32)), "192.168.240.0/20")
-DYNAMIC_PORTS = range(32768, 61000)
 INTERFACE = "eth0"
-PROTOCOLS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B  # netdevice(7)
 
 RULES = """
 create table ip {table}
@@ -56,20 +56,6 @@ add rule ip {table} forward oifname "{bridge}" iifname != "{bridge}" ct state ne
 """
 
 
-class PortTaken(Error):
-    """Someone else has the host port."""
-
-
-class Binding(NamedTuple):
-    """A host port that is ours while `held` is open."""
-
-    port: Port
-    held: socket.socket
-
-    def __repr__(self) -> str:
-        return f"{self.port.host_port}:{self.port.container_port}/{self.port.protocol}"
-
-
 class Element(NamedTuple):
     """One element of a map of nftables."""
 
@@ -79,94 +65,18 @@ class Element(NamedTuple):
     port: int
 
 
-# --- published ports -------------------------------------------------------------------------------------------------
-
-
-def bind(ports: Sequence[Port]) -> list[Binding]:
-    """Take the host ports, all or none; 0 becomes a free one.
-
-    Raises:
-        PortTaken: one of them is another's; the text names the process.
-    """
-    bindings: list[Binding] = []
-    try:
-        for port in ports:
-            bindings.append(_bind_dynamic(port) if port.host_port == 0 else _bind(port))  # noqa: PERF401  # kept on error
-    except BaseException:
-        for binding in bindings:
-            binding.held.close()
-        raise
-    return bindings
-
-
-def _bind_dynamic(port: Port) -> Binding:
-    tried = DYNAMIC_PORTS[random.SystemRandom().randrange(len(DYNAMIC_PORTS)) :]
-    for host_port in (*tried, *DYNAMIC_PORTS):
-        with suppress(PortTaken):
-            return _bind(port._replace(host_port=host_port))
-    raise PortTaken(f"no free host port from {DYNAMIC_PORTS[0]} to {DYNAMIC_PORTS[-1]} for {port.container_port}")
-
-
-def _bind(port: Port) -> Binding:
-    held = socket.socket(socket.AF_INET, PROTOCOLS[port.protocol] | socket.SOCK_CLOEXEC)
-    try:
-        if port.protocol == "tcp":
-            # A connection of the container before us may still be in TIME_WAIT: that is no reason to refuse.
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((port.host_ip or "0.0.0.0", port.host_port))
-        if port.protocol == "tcp":
-            held.listen(1)  # not to accept: so that others, and ss(8), see the port taken
-        return Binding(port=port, held=held)
-    except OSError as error:
-        held.close()
-        where = f"{port.host_ip or '0.0.0.0'}:{port.host_port}/{port.protocol}"
-        if error.errno == errno.EADDRINUSE:
-            holder = port_holder(port.host_port, port.protocol) or "a process of another user namespace"
-            raise PortTaken(f"port {where} is taken by {holder}; try: another host port, or stop it") from None
-        raise Error(f"cannot bind {where}: {(error.strerror or '').lower()}") from error
-
-
-def port_holder(port: int, protocol: str = "tcp") -> str:
-    """The process that has the port bound, as "pid 12 (command line)", or nothing if it cannot be told."""
-    inodes = {f"socket:[{inode}]" for inode in _socket_inodes(port, protocol)}
-    for pid in filter(str.isdecimal, os.listdir("/proc") if inodes else ()):
-        with suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
-                        return f"pid {pid} ({_command_line(pid)})"
-    return ""
-
-
-def _socket_inodes(port: int, protocol: str) -> Iterator[str]:
-    for table in (protocol, f"{protocol}6"):
-        with suppress(FileNotFoundError), open(f"/proc/net/{table}", encoding="ascii") as file:
-            for line in list(file)[1:]:
-                fields = line.split()
-                if int(fields[1].rpartition(":")[2], 16) == port and (protocol == "udp" or fields[3] == "0A"):
-                    yield fields[9]
-
-
-def _command_line(pid: str) -> str:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
-    return words if len(words) <= 80 else f"{words[:77]}..."
-
-
 # --- attach and release ----------------------------------------------------------------------------------------------
 
 
 def attach(pid: int, bindings: Sequence[Binding] = ()) -> Network:
     """Give the process's network namespace an interface on the bridge, and publish its ports."""
-    with _locked(), _netlink() as link:
-        gateway = _bridge(link)
-        network = _veth(link, pid, gateway)
+    with _locked(), rtnetlink.open_socket() as kernel:
+        network = _veth(kernel, pid, _bridge(kernel))
         try:
-            elements = [_element(binding.port, network.address) for binding in bindings]
-            _publish(network.address, elements)
+            _publish(network.address, [_element(binding.port, network.address) for binding in bindings])
             _inside(pid, network)
         except BaseException:
-            _delete_link(link, network.interface)
+            rtnetlink.remove(kernel, network.interface)
             raise
     return network._replace(namespace=namespace())
 
@@ -180,46 +90,33 @@ def release(network: Network) -> None:
     """Take the interface and the elements away, and with the last container all of ours. Can be called twice."""
     if not network.address or network.namespace != namespace():
         return  # nothing was attached, or elsewhere
-    with _locked(), _netlink() as link:
-        _delete_link(link, network.interface)
-        _forget(element for element in _elements() if element.address == network.address)
-        _remove_unused(link)
+    with _locked(), rtnetlink.open_socket() as kernel:
+        rtnetlink.remove(kernel, network.interface)
+        if not _remove_unused(kernel):
+            _forget(element for element in _elements() if element.address == network.address)
 
 
 def repair() -> None:
     """Take away what containers that were killed left behind in this network namespace."""
-    names = {name for _, name in socket.if_nameindex()}
-    if BRIDGE not in names:
+    if BRIDGE not in _links():
         return
-    with _locked(), _netlink() as link:
-        names = {name for _, name in socket.if_nameindex()}
-        _forget(element for element in _elements() if _veth_name(element.address) not in names)
-        _remove_unused(link)
-
-
-def loopback_up(pid: int) -> None:
-    """Bring `lo` up in the process's network namespace; needs no netlink: netdevice(7)."""
-    with _namespace_of(pid), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = bytearray(
-            b"lo".ljust(16, b"\0") + (0x1 | 0x40).to_bytes(2, "little") + bytes(22)
-        )  # IFF_UP, IFF_RUNNING
-        fcntl.ioctl(any_socket, 0x8914, request)  # SIOCSIFFLAGS
+    with _locked(), rtnetlink.open_socket() as kernel:
+        if not _remove_unused(kernel):
+            names = _links()
+            _forget(element for element in _elements() if _veth_name(element.address) not in names)
 
 
 def add_address(address: str, interface: str = "lo") -> None:
     """Add an address such as 169.254.170.2/32 to an interface of this network namespace; twice is no error."""
-    parsed = ipaddress.ip_interface(address)
-    with _netlink() as link:
+    parsed = ipaddress.IPv4Interface(address)
+    with rtnetlink.open_socket() as kernel:
         index = _index(interface)
-        link.link("set", index=index, state="up")
-        _tolerate(
-            errno.EEXIST, link.addr, "add", index=index, address=str(parsed.ip), prefixlen=parsed.network.prefixlen
-        )
-
-
-def preload() -> None:
-    """Import now what a bridge needs: for a process that will be forked from."""
-    import pyroute2  # noqa: F401  # 0.1 s, here on purpose
+        try:
+            wanted = rtnetlink.address(index, str(parsed.ip), parsed.network.prefixlen)
+            rtnetlink.send(kernel, rtnetlink.up(index), wanted)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
 
 
 @contextmanager
@@ -231,18 +128,6 @@ def _locked() -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _netlink() -> Iterator[Any]:
-    from pyroute2 import IPRoute  # 0.1 s: only a bridge needs it
-    from pyroute2.netlink.exceptions import NetlinkError  # the same
-
-    try:
-        with IPRoute() as link:
-            yield link
-    except NetlinkError as error:
-        raise OSError(error.code, f"rtnetlink: {error.args[-1]}") from error
 
 
 @contextmanager
@@ -264,17 +149,15 @@ def _namespace_of(pid: int) -> Iterator[None]:
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
-def _bridge(link: Any) -> ipaddress.IPv4Interface:
+def _bridge(kernel: socket.socket) -> ipaddress.IPv4Interface:
     """The bridge's address; the bridge, its rules and forwarding are made on first use."""
     try:
-        index = _index(BRIDGE)
-        return _address_of(link, index)
-    except (OSError, IndexError):
-        gateway = _free_subnet(link)
-        _tolerate(errno.EEXIST, link.link, "add", ifname=BRIDGE, kind="bridge")
-        index = _index(BRIDGE)
-        link.addr("add", index=index, address=str(gateway.ip), prefixlen=gateway.network.prefixlen)
-        link.link("set", index=index, state="up")
+        return _address_of(BRIDGE)
+    except OSError:  # it is not there, or who made it was killed before it had its address
+        gateway = _free_subnet()
+        rtnetlink.remove(kernel, BRIDGE)
+        rtnetlink.send(kernel, rtnetlink.bridge(BRIDGE))
+        rtnetlink.send(kernel, rtnetlink.address(_index(BRIDGE), str(gateway.ip), gateway.network.prefixlen))
         _sysctl("net/ipv4/ip_forward", "1")
         _sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet", "1")  # so that 127.0.0.1:PORT reaches a container
         with suppress(nftables.Refused):
@@ -283,41 +166,44 @@ def _bridge(link: Any) -> ipaddress.IPv4Interface:
         return gateway
 
 
-def _address_of(link: Any, index: int) -> ipaddress.IPv4Interface:
-    [address] = [dict(item["attrs"]) | {"prefix": item["prefixlen"]} for item in link.get_addr(index=index, family=2)][
-        :1
-    ]
-    return ipaddress.IPv4Interface(f"{address['IFA_LOCAL']}/{address['prefix']}")
+def _address_of(interface: str) -> ipaddress.IPv4Interface:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        request = interface.encode().ljust(40, b"\0")
+        ip, mask = (fcntl.ioctl(any_socket, what, request)[20:24] for what in (SIOCGIFADDR, SIOCGIFNETMASK))
+    return ipaddress.IPv4Interface(f"{socket.inet_ntoa(ip)}/{socket.inet_ntoa(mask)}")
 
 
-def _free_subnet(link: Any) -> ipaddress.IPv4Interface:
+def _free_subnet() -> ipaddress.IPv4Interface:
     """The first address of the first subnet that no route of this namespace leads to."""
-    routes = [
-        ipaddress.ip_network(f"{dict(route['attrs'])['RTA_DST']}/{route['dst_len']}", strict=False)
-        for route in link.get_routes(family=socket.AF_INET)
-        if route["dst_len"]
-    ]
+    routes = list(_routes())
     wanted = os.environ.get("MINICONTAINER_SUBNET")
     for text in (wanted,) if wanted else SUBNETS:
         subnet = ipaddress.IPv4Network(text)
-        if not any(subnet.overlaps(route) for route in routes if isinstance(route, ipaddress.IPv4Network)):
+        if not any(subnet.overlaps(route) for route in routes):
             return ipaddress.IPv4Interface(f"{subnet[1]}/{subnet.prefixlen}")
     raise Error(f"no subnet is free for {BRIDGE}: {wanted or 'all candidates'} meet routes; try: MINICONTAINER_SUBNET")
 
 
-def _veth(link: Any, pid: int, gateway: ipaddress.IPv4Interface) -> Network:
+def _routes() -> Iterator[ipaddress.IPv4Network]:
+    """Where this network namespace sends packets, but for its default route: proc_net(5)."""
+    with open("/proc/net/route", encoding="ascii") as file:
+        for line in list(file)[1:]:
+            fields = line.split()
+            target, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[place], 16))) for place in (1, 7))
+            if mask != "0.0.0.0":
+                yield ipaddress.IPv4Network(f"{target}/{mask}")
+
+
+def _veth(kernel: socket.socket, pid: int, gateway: ipaddress.IPv4Interface) -> Network:
     """A veth whose far end is `eth0` of the process, on the first free address: making its name is what claims it."""
-    taken = {name for _, name in socket.if_nameindex()}
-    master = _index(BRIDGE)
+    taken = _links()
     for address in gateway.network.hosts():
         name = _veth_name(str(address))
         if address == gateway.ip or name in taken:
             continue
         mac = "02:42:" + ":".join(f"{byte:02x}" for byte in address.packed)
-        peer = {"ifname": INTERFACE, "net_ns_pid": pid, "address": mac}
-        link.link("add", ifname=name, kind="veth", peer=peer)
-        link.link("set", index=_index(name), master=master, state="up")
-        link.brport("set", index=_index(name), mode=1)  # hairpin: a container asks its own published port, br_netfilter
+        rtnetlink.send(kernel, rtnetlink.veth(name, _index(BRIDGE), INTERFACE, pid, mac))
+        rtnetlink.send(kernel, rtnetlink.hairpin(_index(name)))
         prefix = gateway.network.prefixlen
         return Network(address=str(address), prefix=prefix, gateway=str(gateway.ip), mac=mac, interface=name)
     raise Error(f"every address of {gateway.network} is taken; try: minicontainer ps, or another MINICONTAINER_SUBNET")
@@ -326,21 +212,16 @@ def _veth(link: Any, pid: int, gateway: ipaddress.IPv4Interface) -> Network:
 def _inside(pid: int, network: Network) -> None:
     """What is to be done within the container's namespace: addresses and the default route."""
     with _namespace_of(pid):
-        inside = _netlink()
-        link = inside.__enter__()
-    try:
-        loopback, interface = _interfaces(link)
-        link.link("set", index=loopback, state="up")
-        link.addr("add", index=interface, address=network.address, prefixlen=network.prefix)
-        link.link("set", index=interface, state="up")
-        link.route("add", dst="default", gateway=network.gateway)
-    finally:
-        inside.__exit__(None, None, None)
-
-
-def _interfaces(link: Any) -> tuple[int, int]:
-    named = {dict(item["attrs"])["IFLA_IFNAME"]: int(item["index"]) for item in link.get_links()}
-    return named["lo"], named[INTERFACE]
+        kernel = rtnetlink.open_socket()
+        loopback, interface = _index("lo"), _index(INTERFACE)
+    with kernel:
+        rtnetlink.send(
+            kernel,
+            rtnetlink.up(loopback),
+            rtnetlink.address(interface, network.address, network.prefix),
+            rtnetlink.up(interface),
+            rtnetlink.default_route(network.gateway),
+        )
 
 
 def _veth_name(address: str) -> str:
@@ -351,28 +232,18 @@ def _index(name: str) -> int:
     return socket.if_nametoindex(name)
 
 
-def _delete_link(link: Any, name: str) -> None:
-    with suppress(OSError):
-        _tolerate(errno.ENODEV, link.link, "del", index=_index(name))
+def _links() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
 
 
-def _remove_unused(link: Any) -> None:
-    """The bridge and the table go with the last veth."""
-    if not any(name.startswith("veth") and len(name) == 12 for _, name in socket.if_nameindex()):
-        _delete_link(link, BRIDGE)
-        with suppress(nftables.Refused):
-            nftables.run(f"delete table ip {TABLE}")
-
-
-def _tolerate(number: int, call: Any, *arguments: Any, **named: Any) -> None:
-    """Call, and let the kernel's error `number` be: pyroute2's errors are no OSErrors and carry it as `code`."""
-    from pyroute2.netlink.exceptions import NetlinkError  # with the rest of pyroute2
-
-    try:
-        call(*arguments, **named)
-    except NetlinkError as error:
-        if error.code != number:
-            raise
+def _remove_unused(kernel: socket.socket) -> bool:
+    """The bridge and the table go with the last veth; whether they went."""
+    if any(name.startswith("veth") and len(name) == 12 for name in _links()):
+        return False
+    rtnetlink.remove(kernel, BRIDGE)
+    with suppress(nftables.Refused):
+        nftables.run(f"delete table ip {TABLE}")
+    return True
 
 
 def _sysctl(name: str, value: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Self
 
-from minicontainer import containers, engine, network
+from minicontainer import containers, engine
 from minicontainer.containers import Container, Home
 from minicontainer.errors import Error
 from minicontainer.linux import syscalls
@@ -127,7 +127,6 @@ async def _receive(reply: socket.socket) -> bytes:
 def _serve(home: Home, control: socket.socket) -> None:
     """Fork a worker for each request, until the program that asks is gone."""
     _detach(control.fileno())
-    network.preload()
     gc.collect()
     gc.freeze()  # so that a worker's collector does not copy the pages that all share
     while True:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from minicontainer import bundle, containers, files, logs, network, overlays, runtime, seccomp
+from minicontainer import bundle, containers, files, logs, network, overlays, ports, runtime, seccomp
 from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home
 from minicontainer.errors import Error
 from minicontainer.linux import flags, procfs, syscalls
@@ -240,10 +240,10 @@ class Supervisor:
         """Create, start, wait, delete: the exit status."""
         options = self.container.options
         with ExitStack() as undo:
-            bindings = network.bind(options.ports) if options.network == "bridge" else []
+            bindings = ports.bind(options.ports) if options.network == "bridge" else []
             for binding in bindings:
                 undo.callback(binding.held.close)
-            ports = tuple(binding.port for binding in bindings)
+            taken = tuple(binding.port for binding in bindings)
             self._write_bundle()
             outputs = undo.enter_context(self._create(undo))
             state = runtime.state(self.home.runtime, self.container.id)
@@ -252,11 +252,7 @@ class Supervisor:
                 why = "a veth from its network namespace to the bridge, an address, the published ports"
                 attached = self._step(Step(network.attach, (state.pid, tuple(bindings)), why))
                 undo.callback(network.release, attached)
-            elif options.network == "none":
-                self._step(
-                    Step(network.loopback_up, (state.pid,), "a new network namespace has only lo, and it is down")
-                )
-            self._record(network=attached, ports=ports, cgroups=dict(state.cgroups), pid=state.pid,
+            self._record(network=attached, ports=taken, cgroups=dict(state.cgroups), pid=state.pid,
                          start_time=state.start_time)  # fmt: skip
             self._write_etc()
             pidfd = os.pidfd_open(state.pid)

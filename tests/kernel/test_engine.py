@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from minicontainer import containers, engine, inspection, network
+from minicontainer import containers, engine, inspection, network, ports
 from minicontainer.containers import Home, Options, Port, Ulimit, Volume
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, ContainerNotFound, Error, NameInUse
 from minicontainer.linux import nftables, procfs
@@ -459,10 +459,10 @@ def test_a_published_port_answers_and_is_free_again(home: Home) -> None:
     network.add_address("127.0.0.1/8")
     one = engine.start(home, engine.create(home, options("httpd", "-f", "-p", "80", "-h", "/etc", network="bridge",
                                                          ports=(Port(80, 8080), Port(80)))).id)  # fmt: skip
-    assert one.ports[1].host_port in network.DYNAMIC_PORTS
+    assert one.ports[1].host_port in ports.DYNAMIC_PORTS
     for port in one.ports:
         eventually(lambda port=port: b"root:x:0:0" in fetch(port.host_port))
-    with pytest.raises(network.PortTaken, match="8080/tcp is taken by pid"):
+    with pytest.raises(ports.PortTaken, match="8080/tcp is taken by pid"):
         run(home, "true", network="bridge", ports=(Port(80, 8080),))
     engine.remove(home, one.id, force=True)
     assert leftovers(home) == []

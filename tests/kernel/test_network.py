@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import network
+from minicontainer import network, ports
 from minicontainer.containers import Network, Port
 from minicontainer.linux import nftables
 
@@ -98,7 +98,7 @@ def test_a_published_port_is_reached_by_loopback_by_own_address_and_from_its_own
     run("ip", "address", "add", "198.18.7.1/24", "dev", "out")
     run("ip", "link", "set", "out", "up")
     with process() as pid:
-        bindings = network.bind([Port(container_port=80, host_port=8080)])
+        bindings = ports.bind([Port(container_port=80, host_port=8080)])
         network.attach(pid, bindings)
         with serving(pid, 80, "web"):
             assert ask("127.0.0.1", 8080) == "web 172.18.0.1"
@@ -112,7 +112,7 @@ def test_a_published_port_is_reached_by_loopback_by_own_address_and_from_its_own
 def test_a_port_published_on_one_address_is_not_on_the_others() -> None:
     lo_up()
     with process() as pid:
-        bindings = network.bind([Port(container_port=80, host_port=8080, host_ip="127.0.0.1")])
+        bindings = ports.bind([Port(container_port=80, host_port=8080, host_ip="127.0.0.1")])
         network.attach(pid, bindings)
         with serving(pid, 80, "web"):
             assert ask("127.0.0.1", 8080).startswith("web")
@@ -137,8 +137,7 @@ def test_a_container_does_not_reach_the_loopback_of_the_machine() -> None:
 def test_release_leaves_nothing_and_can_be_called_twice() -> None:
     before = socket.if_nameindex()
     with process() as pid:
-        ports = [Port(container_port=80, host_port=8080)]
-        attached = network.attach(pid, network.bind(ports))
+        attached = network.attach(pid, ports.bind([Port(container_port=80, host_port=8080)]))
         network.release(attached)
         network.release(attached)
         assert socket.if_nameindex() == before
@@ -161,13 +160,13 @@ def test_a_port_and_an_address_left_by_one_that_was_killed_are_taken_over() -> N
     with process() as bystander:
         network.attach(bystander)  # keeps the bridge, and so the elements of the killed one
         with process() as killed:
-            bindings = network.bind([Port(container_port=80, host_port=8080)])
+            bindings = ports.bind([Port(container_port=80, host_port=8080)])
             network.attach(killed, bindings)
             for binding in bindings:
                 binding.held.close()
         wait_for_link_to_go("vethac120003")
         with process() as pid:
-            attached = network.attach(pid, network.bind([Port(container_port=81, host_port=8080)]))
+            attached = network.attach(pid, ports.bind([Port(container_port=81, host_port=8080)]))
             assert attached.address == "172.18.0.3"
             with serving(pid, 81, "new"):
                 assert ask("127.0.0.1", 8080).startswith("new")
@@ -182,7 +181,7 @@ def wait_for_link_to_go(name: str) -> None:
 @pytest.mark.kernel()
 def test_repair_takes_away_what_the_killed_left() -> None:
     with process() as pid:
-        network.attach(pid, network.bind([Port(container_port=80, host_port=8080)]))
+        network.attach(pid, ports.bind([Port(container_port=80, host_port=8080)]))
     wait_for_link_to_go("vethac120002")
     network.repair()
     assert [name for _, name in socket.if_nameindex()] == ["lo"]
@@ -192,7 +191,7 @@ def test_repair_takes_away_what_the_killed_left() -> None:
 @pytest.mark.kernel()
 def test_a_failed_attach_leaves_nothing() -> None:
     with process() as pid:
-        taken = network.bind([Port(container_port=80, host_port=8080)])
+        taken = ports.bind([Port(container_port=80, host_port=8080)])
         with pytest.raises(nftables.Refused):
             network.attach(pid, [taken[0]._replace(port=Port(container_port=99999, host_port=8080))])
         assert not [name for _, name in socket.if_nameindex() if name.startswith("veth")]
@@ -206,18 +205,10 @@ def test_an_address_is_added_once_and_loopback_is_up() -> None:
 
 
 @pytest.mark.kernel()
-def test_loopback_of_a_process_is_brought_up_without_netlink() -> None:
-    with process() as pid:
-        network.loopback_up(pid)
-        assert "127.0.0.1/8" in run("nsenter", "-t", str(pid), "-n", "ip", "address", "show", "up", "dev", "lo")
-    assert "127.0.0.1" not in run("ip", "address", "show", "up", "dev", "lo")
-
-
-@pytest.mark.kernel()
 def test_a_taken_port_names_the_process_that_holds_it() -> None:
     lo_up()
-    with socket.create_server(("0.0.0.0", 8080)), pytest.raises(network.PortTaken) as raised:
-        network.bind([Port(container_port=80, host_port=8080)])
+    with socket.create_server(("0.0.0.0", 8080)), pytest.raises(ports.PortTaken) as raised:
+        ports.bind([Port(container_port=80, host_port=8080)])
     assert f"pid {os.getpid()} (" in str(raised.value)
     assert "python" in str(raised.value)
 
@@ -225,17 +216,17 @@ def test_a_taken_port_names_the_process_that_holds_it() -> None:
 @pytest.mark.kernel()
 def test_of_several_ports_all_are_taken_or_none() -> None:
     lo_up()
-    with socket.create_server(("0.0.0.0", 8081)), pytest.raises(network.PortTaken):
-        network.bind([Port(container_port=1, host_port=8080), Port(container_port=2, host_port=8081)])
+    with socket.create_server(("0.0.0.0", 8081)), pytest.raises(ports.PortTaken):
+        ports.bind([Port(container_port=1, host_port=8080), Port(container_port=2, host_port=8081)])
     socket.create_server(("0.0.0.0", 8080)).close()
 
 
 @pytest.mark.kernel()
 def test_a_dynamic_port_is_of_the_range_and_differs_each_time() -> None:
-    bindings = network.bind([Port(container_port=80), Port(container_port=80), Port(container_port=53, protocol="udp")])
+    bindings = ports.bind([Port(container_port=80), Port(container_port=80), Port(container_port=53, protocol="udp")])
     numbers = [binding.port.host_port for binding in bindings]
     assert len({*numbers}) == 3
-    assert all(number in network.DYNAMIC_PORTS for number in numbers)
+    assert all(number in ports.DYNAMIC_PORTS for number in numbers)
 
 
 @pytest.mark.kernel()

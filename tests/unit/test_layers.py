@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags",
-    1: "last_words json_documents linux/procfs linux/syscalls linux/nftables oci/reference oci/runtime plan "
+    1: "last_words json_documents linux/procfs linux/syscalls linux/nftables linux/rtnetlink oci/reference oci/runtime plan "
     "archives credentials arguments dockerfile logs",
     2: "overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
-    3: "store layers states init bundle network run_options copying stages",
-    4: "layer_blobs registry runtime reports image_archives",
-    5: "snapshots inspection runtime_cli supervisor",
-    6: "images build_cache runtime_main",
-    7: "engine",
+    3: "store layers states init bundle ports run_options copying stages",
+    4: "network layer_blobs registry operations reports image_archives",
+    5: "snapshots inspection runtime",
+    6: "images build_cache runtime_cli supervisor",
+    7: "engine runtime_main",
     8: "build_steps foreground image_commands spawner",
     9: "build container_commands",
     10: "cli",
@@ -60,7 +60,7 @@ ONLY = {
     "prctl": {"minicontainer.linux.processes"},
     "cgroupspy": {"minicontainer.cgroups"},
     "pyseccomp": {"minicontainer.seccomp"},
-    "pyroute2": {"minicontainer.network", "miniecs.lab"},
+    "pyroute2": {"miniecs.lab"},
     "sqlite3": {"miniecs.sqlite"},
     "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.client", "miniecs.cli", "miniecs.demo"},
     "boto3": {"miniecs.demo"},
