@@ -34,7 +34,6 @@ SILENCE = 5.0  # seconds without a frame: the server sends one every second
 FIRST_DELAY, LAST_DELAY = 0.1, 1.0  # between attempts to connect; an instance without a session is lost after 4 s
 REFUSED_DELAY = 5.0  # between attempts when the credentials are refused
 INTROSPECTION_PORT = 51678
-UNKNOWN_TO_SERVER = "Task is not known to the control plane"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -149,8 +148,7 @@ class Agent:
     def start_over(self, reason: str) -> None:
         """The control plane has no such instance: its tasks end, and this computer becomes another one."""
         warn("agent starts over", reason=reason)
-        for record in self.tasks.records():
-            self.tasks.stop(record.task.arn, UNKNOWN_TO_SERVER)
+        self.tasks.give_up(record.task.arn for record in self.tasks.records())
         self._become(container_instance_arn="", client_token=str(uuid.uuid4()))
 
     def _become(self, **changes: Any) -> None:
@@ -290,8 +288,7 @@ class Session:
             case acs.TaskManifestMessage():
                 await self._compare(message)
             case acs.TaskStopVerificationAck():
-                for task in message.stop_tasks:
-                    self.agent.tasks.stop(task.task_arn, UNKNOWN_TO_SERVER)
+                self.agent.tasks.give_up(task.task_arn for task in message.stop_tasks)
             case acs.InactiveInstanceException() | acs.InvalidInstanceException() | acs.InvalidClusterException():
                 self.agent.start_over(message.message)
                 return message.message
@@ -332,6 +329,7 @@ class Session:
         """A task that the control plane does not list is stopped only after it has confirmed that."""
         await self._acknowledge(message.message_id)
         candidates = stop_candidates(message, self.agent.tasks.records())
+        self.agent.tasks.doubt(candidate.task_arn for candidate in candidates)
         if candidates:
             await self._send(
                 acs.TaskStopVerificationMessage(message_id=message.message_id, stop_candidates=tuple(candidates))
@@ -368,7 +366,7 @@ def stop_candidates(manifest: acs.TaskManifestMessage, records: list[TaskRecord]
             task_arn=record.task.arn, cluster_arn=record.task.cluster_arn, desired_status=record.desired_status
         )
         for record in records
-        if record.task.arn not in listed and transitions.known_status(record) != transitions.Status.STOPPED
+        if record.task.arn not in listed and not transitions.is_over(record)
     ]
 
 

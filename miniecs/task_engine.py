@@ -43,6 +43,7 @@ from miniecs.transitions import Action, ContainerRecord, Effect, Status, TaskRec
 
 STOP_TIMEOUT = 30  # seconds from SIGTERM to SIGKILL when the task definition does not say
 RETRY = 1.0  # seconds until what must not fail is tried again
+GIVEN_UP = "Task is not known to the control plane"  # the reason of a stop
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 
 
@@ -145,6 +146,7 @@ class TaskEngine:
         self.changed = changed
         self.clock = clock
         self._runners: dict[str, _Runner] = {}
+        self.doubted: set[str] = set()  # ARNs of tasks: until they are gone no other begins
 
     def records(self) -> list[TaskRecord]:
         return [runner.record for runner in self._runners.values()]
@@ -156,7 +158,9 @@ class TaskEngine:
     def resume(self, records: Iterable[TaskRecord]) -> None:
         """Take up the tasks of an agent that was killed: before anything is done, each container is looked at."""
         for record in records:
-            runner = self._runners[record.task.arn] = _Runner(self, record)
+            self._runners[record.task.arn] = _Runner(self, record)
+        self.doubt(record.task.arn for record in self.records() if record.stopped_reason == GIVEN_UP)
+        for runner in self._runners.values():
             runner.resume()
 
     def begin(self, record: TaskRecord) -> None:
@@ -169,6 +173,25 @@ class TaskEngine:
     def stop(self, arn: str, reason: str) -> None:
         if runner := self._runners.get(arn):
             runner.update(transitions.stop(runner.record, reason, self.clock()))
+
+    def doubt(self, arns: Iterable[str]) -> None:
+        """The control plane does not count on these: what they hold it gives to new tasks, which wait for it here."""
+        waited = bool(self.doubted)
+        self.doubted = {arn for arn in arns if (record := self.record(arn)) and not transitions.is_over(record)}
+        if waited and not self.doubted:
+            for runner in list(self._runners.values()):
+                runner.advance()
+
+    def give_up(self, arns: Iterable[str]) -> None:
+        """The control plane has confirmed that these are to end."""
+        self.doubt(arns)
+        for arn in list(self.doubted):
+            self.stop(arn, GIVEN_UP)
+
+    def waits(self, record: TaskRecord) -> bool:
+        """Whether a task may not begin yet."""
+        begun = any(container.known_status != Status.NONE for container in record.containers)
+        return bool(self.doubted) and not begun and record.desired_status == "RUNNING"
 
     def acknowledge(self, arn: str) -> None:
         """The control plane has the oldest report of the task."""
@@ -204,17 +227,18 @@ class _Runner:
             self.record = record
             self.tasks.save(record)
             self.tasks.changed(record)
+            self.tasks.doubt(self.tasks.doubted)
         self.advance()
 
     def advance(self) -> None:
-        if self.held:
+        if self.held or self.tasks.waits(self.record):
             return
         for action in transitions.due(self.record, self.busy):
             if running := self.effects.pop(action.container, None):
                 running.cancel()  # a pull that nobody waits for any more
             self.busy[action.container] = action.effect
             self.effects[action.container] = asyncio.create_task(self._perform(action))
-        if transitions.known_status(self.record) == Status.STOPPED:
+        if transitions.is_over(self.record):
             if not self.record.reports:
                 self.told.set()
             if not self.ending:

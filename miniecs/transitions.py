@@ -138,6 +138,10 @@ def known_status(record: TaskRecord) -> Status:
     return min((container.known_status for container in record.containers), key=ORDER.__getitem__)
 
 
+def is_over(record: TaskRecord) -> bool:
+    return known_status(record) == Status.STOPPED
+
+
 # --- what to do next --------------------------------------------------------------------------------------------------
 
 

@@ -264,6 +264,49 @@ def test_a_task_not_in_the_manifest_stops_only_when_confirmed(tmp_path: Path) ->
     play(tmp_path, story)
 
 
+def test_a_new_task_waits_until_what_was_given_up_is_gone(tmp_path: Path) -> None:
+    """The control plane has given the CPU, the memory and the ports of a lost instance's tasks to the next ones."""
+
+    async def story(world: World, http: aiohttp.ClientSession) -> None:
+        await session(world)
+        await world.payload("p1", task(1))
+        await world.until_running(1)
+        world.spawner.gates["stop"] = asyncio.Event()
+        await world.control.send("TaskManifestMessage", messageId="m1", tasks=[])
+        await world.payload("p2", task(2))
+        await world.control.send("TaskStopVerificationAck", messageId="m1", stopTasks=[{"taskArn": arn(1)}])
+        await world.until(lambda: "stop" in [called for called, _ in world.spawner.calls])
+        await world.stop_agent()
+        world.control.hello[0]["message"]["tasks"] = [{"taskArn": arn(2), "desiredStatus": "RUNNING"}]
+        await world.start_agent(http)  # what waits, waits also for the next agent
+        await session(world, 2)
+        await world.control.send("TaskStopVerificationAck", messageId="m0", stopTasks=[{"taskArn": arn(1)}])
+        await world.payload("p3", task(3))
+        await world.payload("p4", task(3, "STOPPED"))
+        await world.until(lambda: world.control.statuses(3) == ["STOPPED"])  # only a stop does not wait
+        assert not any(arn(2).endswith(name.split("-")[1]) for name in world.spawner.did("create"))
+        world.spawner.gates.pop("stop").set()
+        await world.until_running(2)
+        assert world.control.statuses(1)[-1] == "STOPPED"
+
+    play(tmp_path, story)
+
+
+def test_a_new_task_waits_no_longer_than_the_doubt(tmp_path: Path) -> None:
+    async def story(world: World, _: aiohttp.ClientSession) -> None:
+        await session(world)
+        await world.payload("p1", task(1))
+        await world.until_running(1)
+        await world.control.send("TaskManifestMessage", messageId="m1", tasks=[])
+        await world.until(lambda: bool(world.control.heard("TaskStopVerificationMessage")))
+        await world.payload("p2", task(2))
+        await world.control.send("TaskStopVerificationAck", messageId="m1", stopTasks=[])  # it may stay
+        await world.until_running(2)
+        assert world.control.statuses(1) == ["RUNNING"]
+
+    play(tmp_path, story)
+
+
 def test_reports_are_repeated_until_they_are_acknowledged_and_keep_their_order(tmp_path: Path) -> None:
     async def story(world: World, _: aiohttp.ClientSession) -> None:
         await session(world)
