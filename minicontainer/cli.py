@@ -4,6 +4,7 @@ Above everything. Ruled by docker's command line: its names, its exit codes (125
 command that cannot be executed or found, 128 + n a signal), ids and results on stdout, progress and errors on stderr.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from minicontainer.arguments import (
 from minicontainer.containers import home
 from minicontainer.errors import TOOL_FAILED, Error, NotRoot
 from minicontainer.run_options import FLAGS as RUN_FLAGS
-from minicontainer.values import Any, NamedTuple
+from minicontainer.values import Any, NamedTuple, NoReturn
 
 PROGRAM = "minicontainer"
 VERSION = "0.1.0"
@@ -116,9 +117,10 @@ COMMANDS = {entry.command.name: entry for entry in TABLE}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The process's edge: an error of the user or the kernel is one line, and a bug keeps its traceback."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        return _whole_process()
     try:
-        return dispatch(words)
+        return dispatch(list(arguments))
     except Error as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.exit_code
@@ -133,6 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TOOL_FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _whole_process() -> NoReturn:
+    """The process lives for this one command: nothing is collected, and nothing taken apart at its end (6 ms)."""
+    gc.disable()
+    status = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = INTERRUPTED
+    os._exit(status)
 
 
 def dispatch(words: list[str]) -> int:

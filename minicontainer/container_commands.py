@@ -3,14 +3,13 @@
 Stands between `cli` and `engine`.
 """
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from minicontainer import engine, reports, run_options
+from minicontainer import engine, run_options
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.containers import CREATED, RUNNING, Container, Home
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
@@ -164,6 +163,8 @@ def exec_(home: Home, parsed: Parsed) -> int:
 
 
 def ps(home: Home, parsed: Parsed) -> int:
+    from minicontainer import reports
+
     filters = [reports.filter_of(text) for text in parsed.filter]
     everything = parsed.all or any(text.startswith("status=") for text in parsed.filter)
     found = [
@@ -181,6 +182,7 @@ def ps(home: Home, parsed: Parsed) -> int:
 
 
 def logs(home: Home, parsed: Parsed) -> int:
+    from minicontainer import reports
     from minicontainer.logs import format_time
 
     tail = None if parsed.tail in (None, "all") else _seconds(parsed.tail)
@@ -193,6 +195,10 @@ def logs(home: Home, parsed: Parsed) -> int:
 
 
 def inspect(home: Home, parsed: Parsed) -> int:
+    import json
+
+    from minicontainer import reports
+
     found = []
     for name in parsed.words:
         try:
@@ -213,6 +219,8 @@ def port(home: Home, parsed: Parsed) -> int:
 
 def stats(home: Home, parsed: Parsed) -> int:
     """Once, or again and again until Ctrl-C or until none of the named containers runs any more."""
+    from minicontainer import reports
+
     names = [engine.inspect(home, name).id for name in parsed.words]
     while True:
         rows = _usage(home, names)
@@ -226,6 +234,8 @@ def stats(home: Home, parsed: Parsed) -> int:
 
 def _usage(home: Home, names: Sequence[str]) -> list[dict[str, Any]]:
     """What each running container uses, CPU as the share of one in half a second."""
+    from minicontainer import reports
+
     chosen = [one for one in engine.list_containers(home) if not names or one.id in names]
     began, before = time.monotonic(), {}
     for container in chosen:

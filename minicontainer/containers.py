@@ -5,12 +5,11 @@ container, one writer at a time of its record: `engine` until start, then the co
 again.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 
-from minicontainer import files
+from minicontainer import files, json_documents
 from minicontainer.errors import ContainerNotFound, Error, NameInUse
 from minicontainer.linux import procfs
 from minicontainer.values import Any, NamedTuple
@@ -193,7 +192,7 @@ def write(place: Home, container: Container, *, was: str) -> Container:
     """Replace the record of a container that was `was`, and say so if that move is in no table."""
     if container.status != was and container.status not in NEXT[was]:
         raise ValueError(f"container {container.id[:12]}: {was} cannot become {container.status}")
-    data = json.dumps(container.to_json(), separators=(",", ":")).encode()
+    data = json_documents.dumps(container.to_json())
     files.write(f"{place.container(container.id)}/container.json", data)
     return container
 
@@ -206,7 +205,7 @@ def read(place: Home, container_id: str) -> Container:
     """
     try:
         with open(f"{place.container(container_id)}/container.json", "rb") as file:
-            return Container.from_json(json.loads(file.read()))
+            return Container.from_json(json_documents.loads(file.read()))
     except (FileNotFoundError, NotADirectoryError):
         raise ContainerNotFound(container_id) from None
 

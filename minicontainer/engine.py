@@ -5,7 +5,6 @@ function takes a `Home` and values, and gives values. The caller has one thread,
 """
 # ruff: noqa: A001, A002  # a container's id is called `id` here as in every document, and exec is what it is called
 
-import json
 import os
 import select
 import signal
@@ -13,7 +12,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from minicontainer import bundle, cgroups, containers, files, logs, network, runtime, snapshots, states, supervisor
+from minicontainer import (
+    bundle,
+    cgroups,
+    containers,
+    files,
+    json_documents,
+    logs,
+    runtime,
+    snapshots,
+    states,
+    supervisor,
+)
 from minicontainer import images as image_functions
 from minicontainer.containers import (
     CREATED,
@@ -97,7 +107,7 @@ def _claim(home: Home, container: Container, config: ContainerConfig) -> Contain
         container = container._replace(id_base=containers.claim_ids(home, container.id))
         for directory in {f"{place}/rootfs", container.upper, container.work}:
             os.makedirs(directory, 0o755, exist_ok=True)
-        files.write(f"{place}/image.json", json.dumps(config.to_json()).encode())
+        files.write(f"{place}/image.json", json_documents.dumps(config.to_json()))
         return containers.write(home, container, was=CREATED)
     except BaseException:
         containers.remove(home, container)
@@ -348,7 +358,7 @@ def _further_process(
     container: Container, command: tuple[str, ...], env: Iterable[str], workdir: str, user: str, tty: bool
 ) -> Process:
     with open(f"{container.bundle}/image.json", "rb") as file:
-        image = ContainerConfig.from_json(json.loads(file.read()))
+        image = ContainerConfig.from_json(json_documents.loads(file.read()))
     rootfs = f"/proc/{container.pid}/root"
     people, groups = (supervisor.read_inside(rootfs, f"etc/{name}") for name in ("passwd", "group"))
     who = bundle.account(user or container.options.user or image.user, people, groups)
@@ -426,6 +436,8 @@ def remove_group(home: Home, path: str) -> None:
 def add_address(home: Home, address: str, interface: str = "lo") -> None:
     """Add an address such as 169.254.170.2/32 to this network namespace; twice is no error."""
     del home  # as above
+    from minicontainer import network  # why here: a container without a bridge does not need it
+
     network.add_address(address, interface)
 
 

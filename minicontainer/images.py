@@ -9,7 +9,6 @@ from contextlib import suppress
 
 from minicontainer import containers, files, snapshots
 from minicontainer.containers import Container, Home
-from minicontainer.credentials import Credentials
 from minicontainer.errors import Error
 from minicontainer.oci.image import Descriptor, ImageConfig, Manifest
 from minicontainer.oci.reference import Reference
@@ -48,7 +47,7 @@ def pull(
             store,
             Reference.parse(reference),
             plain_http=bool(plain_http),
-            credentials=credentials and Credentials(*credentials),
+            credentials=credentials,
             progress=progress,
         )
         if unpack:
@@ -74,7 +73,7 @@ def push(
         source,
         Reference.parse(reference or source),
         plain_http=bool(plain_http),
-        credentials=credentials and Credentials(*credentials),
+        credentials=credentials,
         progress=progress,
     )
 

@@ -10,7 +10,7 @@ import signal
 import time
 from contextlib import suppress
 
-from minicontainer import containers, files, network, runtime
+from minicontainer import containers, files, runtime
 from minicontainer.containers import EXITED, Container, Home
 from minicontainer.errors import ContainerNotFound
 
@@ -47,8 +47,8 @@ def _mend(home: Home, container: Container) -> Container:
         if not _is_orphan(container):
             return container  # another was faster
         runtime.delete(home.runtime, container.id, force=True)
-        if container.network.namespace == network.namespace():
-            network.repair()
+        if container.network.namespace:
+            _repair_network(container.network.namespace)
         said = _said(container)
         container = containers.write(
             home,
@@ -88,4 +88,12 @@ def repair(home: Home) -> None:
                 if not os.path.isdir(home.container(os.readlink(path))):
                     os.unlink(path)
         files.remove_tree(f"{home.data}/removed")
-    network.repair()
+    _repair_network()
+
+
+def _repair_network(namespace: int = 0) -> None:
+    """Take away what the killed left on the bridge, if it is in this network namespace."""
+    from minicontainer import network  # why here: who looks at containers seldom meets one that was killed
+
+    if namespace in (0, network.namespace()):
+        network.repair()

@@ -4,13 +4,13 @@ Stands between the supervisor, which appends, and people, who read and follow. A
 a file that is full becomes the older one of two, so that a container cannot fill the disk.
 """
 
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from minicontainer import json_documents
 from minicontainer.values import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Record(NamedTuple):
 
     @classmethod
     def from_line(cls, line: str) -> "Record":
-        json_object = json.loads(line)
+        json_object = json_documents.loads(line.encode())
         return cls(time=parse_time(json_object["time"]), stream=json_object["stream"], text=json_object["log"])
 
 
@@ -63,10 +63,8 @@ class Log:
             return
         stamp = format_time(time.time())
         parts = [line[at : at + LINE_LIMIT] for line in lines for at in range(0, len(line), LINE_LIMIT)]
-        text = "".join(
-            f'{{"log":{json.dumps(part.decode(errors="replace"))},"stream":"{stream}","time":"{stamp}"}}\n'
-            for part in parts
-        ).encode()
+        records = ({"log": part.decode(errors="replace"), "stream": stream, "time": stamp} for part in parts)
+        text = b"".join(json_documents.dumps(record) + b"\n" for record in records)
         if self.size and self.size + len(text) > self.limit:
             self._rotate()
         os.write(self.file, text)

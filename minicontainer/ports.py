@@ -5,7 +5,6 @@ Stands beside `network`, which publishes what is taken here; the supervisor hold
 
 import errno
 import os
-import random
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -50,7 +49,7 @@ def bind(ports: Sequence[Port]) -> list[Binding]:
 
 
 def _bind_dynamic(port: Port) -> Binding:
-    tried = DYNAMIC_PORTS[random.SystemRandom().randrange(len(DYNAMIC_PORTS)) :]
+    tried = DYNAMIC_PORTS[int.from_bytes(os.urandom(4)) % len(DYNAMIC_PORTS) :]
     for host_port in (*tried, *DYNAMIC_PORTS):
         with suppress(PortTaken):
             return _bind(port._replace(host_port=host_port))

@@ -6,7 +6,6 @@ process (by its parent-death signal). So killing it leaves no mount, no port and
 the rest.
 """
 
-import json
 import os
 import select
 import signal
@@ -15,14 +14,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from minicontainer import bundle, containers, files, logs, network, overlays, ports, runtime, seccomp
+from minicontainer import bundle, containers, files, json_documents, logs, overlays, runtime, seccomp
 from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home
 from minicontainer.errors import Error
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import ConsoleSize, IdMapping, spec_to_json
 from minicontainer.plan import Explain, Step
-from minicontainer.values import Any, NamedTuple
+from minicontainer.values import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from minicontainer.ports import Binding
 
 DRAIN = 1.0  # seconds that output may still come after the first process has ended
 BACKOFF = (0.1, 60.0)  # seconds before the first restart, and at most
@@ -69,7 +71,7 @@ def launch(home: Home, container: Container, streams: Streams = Streams(), expla
         message, descriptors, _, _ = socket.recv_fds(ours, 1 << 20, 1)
         if message[:1] != STARTED:
             raise _failure(message)
-        values = json.loads(message[1:])
+        values = json_documents.loads(message[1:])
         return Started(_merged(container, values), ours, descriptors[0] if descriptors else None)
     except BaseException:
         while ours.recv(1 << 20):
@@ -90,7 +92,7 @@ def exit_code(channel: socket.socket) -> int | None:
 
 def _merged(container: Container, values: dict[str, object]) -> Container:
     whole = {**container.to_json(), **values}
-    return Container.from_json(json.loads(json.dumps(whole)))
+    return Container.from_json(json_documents.loads(json_documents.dumps(whole)))
 
 
 def _failure(message: bytes) -> BaseException:
@@ -240,18 +242,18 @@ class Supervisor:
         """Create, start, wait, delete: the exit status."""
         options = self.container.options
         with ExitStack() as undo:
-            bindings = ports.bind(options.ports) if options.network == "bridge" else []
-            for binding in bindings:
-                undo.callback(binding.held.close)
-            taken = tuple(binding.port for binding in bindings)
+            bindings = self._bind(undo) if options.ports else ()
             self._write_bundle()
             outputs = undo.enter_context(self._create(undo))
             state = runtime.state(self.home.runtime, self.container.id)
             attached = containers.Network()
             if options.network == "bridge":
+                from minicontainer import network  # why here: 5 ms that a container without a bridge does not need
+
                 why = "a veth from its network namespace to the bridge, an address, the published ports"
-                attached = self._step(Step(network.attach, (state.pid, tuple(bindings)), why))
+                attached = self._step(Step(network.attach, (state.pid, bindings), why))
                 undo.callback(network.release, attached)
+            taken = tuple(binding.port for binding in bindings)
             self._record(network=attached, ports=taken, cgroups=dict(state.cgroups), pid=state.pid,
                          start_time=state.start_time)  # fmt: skip
             self._write_etc()
@@ -266,6 +268,14 @@ class Supervisor:
                 self._record(oom_killed=True)
             return code
 
+    def _bind(self, undo: ExitStack) -> "tuple[Binding, ...]":
+        from minicontainer import ports  # why here: as with `network`
+
+        bindings = ports.bind(self.container.options.ports)
+        for binding in bindings:
+            undo.callback(binding.held.close)
+        return tuple(bindings)
+
     def _announce(self) -> None:
         """Tell the caller that the container runs. It may be gone by now: then nobody listens."""
         if self.announced:
@@ -274,12 +284,12 @@ class Supervisor:
         told = {name: value for name, value in self.container.to_json().items() if name not in ("options", "lowers")}
         descriptors = [] if self.terminal is None else [self.terminal]
         with suppress(BrokenPipeError):
-            socket.send_fds(self.channel, [STARTED + json.dumps(told).encode()], descriptors)
+            socket.send_fds(self.channel, [STARTED + json_documents.dumps(told)], descriptors)
 
     def _write_bundle(self) -> None:
         place = self.container.bundle
         with open(f"{place}/image.json", "rb") as file:
-            image = ContainerConfig.from_json(json.loads(file.read()))
+            image = ContainerConfig.from_json(json_documents.loads(file.read()))
         user = self.container.options.user or image.user
         who = bundle.account(
             user, read_inside(f"{place}/rootfs", "etc/passwd"), read_inside(f"{place}/rootfs", "etc/group")
@@ -289,7 +299,7 @@ class Supervisor:
         if self.container.options.tty:
             spec = spec._replace(process=spec.process._replace(console_size=self.streams.size))
         document = spec_to_json(spec)
-        files.write(f"{place}/config.json", json.dumps(document).encode())
+        files.write(f"{place}/config.json", json_documents.dumps(document))
         self._write_etc()
 
     def _write_etc(self) -> None:

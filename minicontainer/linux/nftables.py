@@ -4,10 +4,10 @@ On the ground, beside `syscalls`; `network` is who calls it. Ruled by libnftable
 """
 
 import ctypes
-import json
-from typing import Any
 
+from minicontainer import json_documents
 from minicontainer.errors import Error
+from minicontainer.values import Any
 
 OUTPUT_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON
 LIBRARIES = ("libnftables.so.1",)
@@ -41,7 +41,7 @@ def run(commands: str) -> None:
 
 def query(command: str) -> list[dict[str, Any]]:
     """The objects that a `list` command answers: libnftables-json(5) without the metainfo."""
-    objects: list[dict[str, Any]] = json.loads(_call(command, OUTPUT_JSON))["nftables"]
+    objects: list[dict[str, Any]] = json_documents.loads(_call(command, OUTPUT_JSON).encode())["nftables"]
     return [item for item in objects if "metainfo" not in item]
 
 

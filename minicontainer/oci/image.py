@@ -5,10 +5,10 @@ image-spec (descriptor.md, manifest.md, image-index.md, config.md) and docker's 
 A document is hostile until it is a value: each field has its type, or the document is refused by the field's name.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from minicontainer import json_documents
 from minicontainer.errors import Error
 from minicontainer.oci.reference import is_digest
 from minicontainer.values import Any, NamedTuple, TypeVar
@@ -335,13 +335,15 @@ _CONFIG_FIELDS = {"architecture", "os", "created", "author", "variant", "config"
 def parse(data: bytes, what: str) -> Any:
     """JSON as UTF-8, as the specification wants it; `what` names the document when it is not."""
     try:
-        return json.loads(data.decode())
+        return json_documents.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidImage(what, f"is not JSON: {error}") from error
 
 
 def encode(value: "Index | Manifest | ImageConfig") -> bytes:
     """The same value always gives the same bytes, and so the same digest."""
+    import json  # why here: a container of an image that is here writes none
+
     return json.dumps(value.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
 
 

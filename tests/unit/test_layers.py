@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags",
-    1: "last_words json_documents linux/procfs linux/syscalls linux/nftables linux/rtnetlink oci/reference oci/runtime plan "
-    "archives credentials arguments dockerfile logs",
-    2: "overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
+    1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference oci/runtime plan "
+    "archives credentials arguments dockerfile",
+    2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
     3: "store layers states init bundle ports run_options copying stages",
     4: "network layer_blobs registry operations reports image_archives",
-    5: "snapshots inspection runtime",
-    6: "images build_cache runtime_cli supervisor",
+    5: "snapshots runtime",
+    6: "images build_cache inspection runtime_cli supervisor",
     7: "engine runtime_main",
     8: "build_steps foreground image_commands spawner",
     9: "build container_commands",
