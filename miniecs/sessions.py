@@ -90,8 +90,8 @@ class Sessions:
         self._silent.pop(session.arn, None)
         if older:
             older.replaced()
+        await session.send_manifest()  # first: what the agent has to give up, it has to know before more is placed
         await self.controller.connected(session.arn)
-        await session.send_manifest()
         await session.deliver()
         tell("session began", instance=session.arn, address=address)
 
@@ -191,17 +191,12 @@ class Session:
 
     async def send_manifest(self) -> None:
         """All tasks that are believed to be on the instance; what else it holds it will ask about."""
-        number = await self.sessions.controller.next_manifest()
-        tasks = await self.sessions.store.read(self._believed)
-        await self._send(
-            "TaskManifestMessage",
-            {
-                **self._address(),
-                "seqNum": number,
-                "timeline": number,
-                "tasks": [{"taskArn": task.task_arn, "desiredStatus": str(task.desired_status)} for task in tasks],
-            },
-        )
+        async with self._delivering:  # no payload overtakes it
+            number = await self.sessions.controller.next_manifest()
+            tasks = await self.sessions.store.read(self._believed)
+            listed = [{"taskArn": task.task_arn, "desiredStatus": str(task.desired_status)} for task in tasks]
+            numbers = {"seqNum": number, "timeline": number}
+            await self._send("TaskManifestMessage", {**self._address(), **numbers, "tasks": listed})
 
     async def deliver(self) -> None:
         """Send the tasks of which the agent does not know the desired status; stops come before starts."""

@@ -80,6 +80,7 @@ class Control:
 class Agent:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
+        self.passed_over: list[str] = []
 
     async def frame(self, kind: str, seconds: float = 5.0) -> Any:
         """The next frame of this type; others are passed over, heartbeats answered."""
@@ -88,6 +89,7 @@ class Agent:
                 frame = json.loads(await self.socket.receive_str())
                 if frame["type"] == kind:
                     return frame["message"]
+                self.passed_over.append(frame["type"])
                 if frame["type"] == "HeartbeatMessage":
                     await self.say("HeartbeatAckRequest", messageId=frame["message"]["messageId"])
 
@@ -157,6 +159,30 @@ def test_a_session_begins_with_the_manifest_and_makes_the_instance_connected() -
 
 async def _disconnected(control: Control) -> bool:
     return not (await control.instance()).agent_connected
+
+
+def test_the_manifest_comes_before_any_task() -> None:
+    """By it an agent that was given up learns what to stop, before what it holds is given to the next task."""
+
+    async def scenario(control: Control) -> None:
+        next_manifest = control.controller.next_manifest
+
+        async def slowly() -> int:
+            await asyncio.sleep(0.05)
+            return await next_manifest()
+
+        control.controller.next_manifest = slowly  # type: ignore[method-assign]  # a disk takes its time
+        agent = await control.connect()
+        await eventually(lambda: _connected(control))
+        await control.run_task()
+        await agent.frame("PayloadMessage")
+        assert set(agent.passed_over) - {"HeartbeatMessage"} == {"TaskManifestMessage"}
+
+    play(scenario)
+
+
+async def _connected(control: Control) -> bool:
+    return (await control.instance()).agent_connected
 
 
 def test_a_task_is_given_once_it_is_kept_and_its_stop_after_it() -> None:
