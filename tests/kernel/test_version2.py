@@ -10,7 +10,7 @@ from tests.worlds import version2
 
 pytestmark = pytest.mark.world
 
-TESTS = "tests/kernel/test_cgroups.py tests/kernel/test_runtime.py"
+TESTS = "tests/kernel/test_cgroups.py tests/kernel/test_runtime.py tests/kernel/test_one_container.py"
 
 
 def test_the_world_is_pure_cgroup_v2(tmp_path: Path) -> None:
