@@ -268,7 +268,9 @@ def make(directories: Mapping[str, str], resources: Resources, version2: bool, d
         where = directories.get(UNIFIED if version2 else setting.controller)
         if where is None:
             raise Error(f"{setting.file} is asked for, and this host has no {setting.controller} cgroup controller")
-        yield Step(write, (f"{where}/{setting.file}", setting.value), f"config.json: linux.resources.{setting.controller}")
+        yield Step(
+            write, (f"{where}/{setting.file}", setting.value), f"config.json: linux.resources.{setting.controller}"
+        )
     if devices and version2:
         program = device_program(device_rules(resources))
         yield Step(attach_devices, (directories[UNIFIED], program), "only these devices may be opened or made")

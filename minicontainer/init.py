@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from minicontainer import rootfs
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
+from minicontainer.last_words import read_all, tell
 from minicontainer.linux.flags import (
     AT_FDCWD,
     CAPABILITIES,
@@ -145,27 +146,6 @@ def _end_in_exec(child: Child, house: House | None) -> NoReturn:
         os._exit(1)
 
 
-def tell(error: BaseException, descriptor: int) -> None:
-    """Send an error to the creator: its exit code and its text on one line."""
-    text = str(error)
-    if not isinstance(error, Error | OSError):
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "nowhere"
-        text = f"a bug: {type(error).__name__}: {error} ({where})"
-    os.write(descriptor, f"{getattr(error, 'exit_code', Error.exit_code)} {text}".encode("utf-8", "surrogateescape"))
-
-
-def told(message: bytes) -> Error:
-    """The error that `tell` sent."""
-    code, _, text = message.decode("utf-8", "surrogateescape").partition(" ")
-    for kind in (CommandNotFound, CommandNotExecutable):
-        if code == str(kind.exit_code):
-            return kind(text)
-    return Error(text or "the container's process died before it could say why")
-
-
 # Enter: into namespaces that exist
 
 
@@ -203,13 +183,6 @@ def _enter_and_clone(joins: Iterable[Join], new: int) -> int:
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
     return clone3(new | CLONE_PARENT)
-
-
-def read_all(descriptor: int) -> bytes:
-    parts = []
-    while part := os.read(descriptor, 1 << 16):
-        parts.append(part)
-    return b"".join(parts)
 
 
 # Arrive: out of the caller's surroundings

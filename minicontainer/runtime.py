@@ -1,4 +1,4 @@
-"""The life of a container: create, start, state, kill, pause, delete, and further processes in it.
+"""The runtime: create a container and run further processes in it; what only steers one is in `operations`.
 
 Stands between `init` (the child) and those who run containers. Ruled by runtime-spec runtime.md. What is known of a
 container is in ROOT/ID/state.json; what is true is asked of /proc, of a lock and of the cgroup. The caller has one
@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import cgroups, checks, files, init, rootfs, seccomp, states
 from minicontainer.errors import Error
+from minicontainer.last_words import read_all, told
 from minicontainer.linux import procfs
 from minicontainer.linux.flags import (
     AT_EMPTY_PATH,
@@ -29,6 +30,13 @@ from minicontainer.linux.flags import (
 )
 from minicontainer.linux.syscalls import clone3, mount_setattr
 from minicontainer.oci.runtime import IdMapping, Process, Rlimit, Seccomp, Spec, State, Status
+from minicontainer.operations import delete as delete
+from minicontainer.operations import kill as kill
+from minicontainer.operations import live, remove_cgroups
+from minicontainer.operations import oom_kills as oom_kills
+from minicontainer.operations import pause as pause
+from minicontainer.operations import resume as resume
+from minicontainer.operations import start as start
 from minicontainer.plan import Explain, Plan, Step, StepFailed, run
 from minicontainer.states import NoSuchContainer as NoSuchContainer
 from minicontainer.states import WrongStatus as WrongStatus
@@ -107,7 +115,7 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
         state = states.new_state(spec, container_id, bundle, found)
         states.write_state(directory, state)
         files.write(f"{directory}/{states.CONFIG}", text)
-        undo.callback(_remove_cgroups, state)
+        undo.callback(remove_cgroups, state)
         run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
         pid = _make_child(undo, opened, root, spec, state, caller)
         state = state._replace(pid=pid, start_time=procfs.start_time(pid) or 0, status=Status.CREATED)
@@ -146,9 +154,9 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     opened.close(pipes.report)
     with _last_words(link.report):
         run(_settle(pid, spec, state, child.mapped, bound, link), caller.explain)
-    said = init.read_all(link.report)
+    said = read_all(link.report)
     if said != init.READY:
-        raise init.told(said)
+        raise told(said)
     return pid
 
 
@@ -291,8 +299,8 @@ def _last_words(report: int) -> Iterator[None]:
     except StepFailed:
         os.set_blocking(report, False)
         with suppress(BlockingIOError):
-            if said := init.read_all(report):
-                raise init.told(said) from None
+            if said := read_all(report):
+                raise told(said) from None
         raise
 
 
@@ -301,112 +309,6 @@ def _end(pid: int) -> None:
         os.kill(pid, signals.SIGKILL)
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
-
-
-# Start, state, kill, pause
-
-
-def start(root: str, container_id: str, explain: Explain | None = None) -> None:
-    """Let the waiting process go on to its program, and wait until it has.
-
-    Raises:
-        CommandNotFound, CommandNotExecutable: the kernel refused the program.
-    """
-    current = state(root, container_id)
-    if current.status is not Status.CREATED:
-        raise WrongStatus(f"cannot start container {container_id}: it is {current.status}, not created")
-    directory = f"{root}/{container_id}"
-    with Descriptors() as opened:
-        fifo = opened.add(os.open(f"{directory}/{states.FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        errors = opened.add(os.open(f"{directory}/{states.ERROR}", os.O_RDONLY | os.O_CLOEXEC))
-        run(_let_go(fifo, errors), explain)
-        if said := init.read_all(errors):
-            raise init.told(said)
-
-
-def _let_go(fifo: int, errors: int) -> Plan[None]:
-    yield Step(os.write, (fifo, b"\0"), "the container's first process waits for one byte")
-    yield Step(fcntl.flock, (errors, fcntl.LOCK_SH), "until execve, or its failure, drops the lock")
-
-
-def kill(root: str, container_id: str, signal: int, all_processes: bool = False) -> None:
-    """Send a signal to the first process, or to all."""
-    current = state(root, container_id)
-    if current.status in (Status.STOPPED, Status.CREATING) and not all_processes:
-        raise WrongStatus(f"container not running: {container_id} is {current.status}")
-    if all_processes:
-        cgroups.signal_all(current.cgroups, signal)
-    else:
-        _signal(current, signal)
-    if signal == signals.SIGKILL and current.status is Status.PAUSED:
-        cgroups.freeze(current.cgroups, False)
-
-
-def _signal(current: State, signal: int) -> None:
-    """By pidfd: the pid could be another process by now, the descriptor is the one that was looked at."""
-    try:
-        descriptor = os.pidfd_open(current.pid)
-    except ProcessLookupError:
-        return
-    try:
-        if procfs.start_time(current.pid) == current.start_time:
-            signals.pidfd_send_signal(descriptor, signal)
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(descriptor)
-
-
-def pause(root: str, container_id: str) -> None:
-    current = _live(root, container_id, Status.RUNNING, Status.CREATED)
-    cgroups.freeze(current.cgroups, True)
-
-
-def resume(root: str, container_id: str) -> None:
-    current = _live(root, container_id, Status.PAUSED)
-    cgroups.freeze(current.cgroups, False)
-
-
-def _live(root: str, container_id: str, *allowed: Status) -> State:
-    current = state(root, container_id)
-    if current.status not in allowed:
-        raise WrongStatus(f"container {container_id} is {current.status}, not {' or '.join(allowed)}")
-    return current
-
-
-def oom_kills(state: State) -> int:
-    """How often the kernel killed a process of the container for its memory."""
-    return cgroups.oom_kills(state.cgroups)
-
-
-# Delete
-
-
-def delete(root: str, container_id: str, force: bool = False) -> None:
-    """Remove the container: processes, cgroup, record. With `force` also one that runs, is half made, or is gone."""
-    directory = f"{root}/{container_id}"
-    try:
-        current = state(root, container_id)
-    except NoSuchContainer:
-        if not force:
-            raise
-        if container_id and states.ID_LETTERS.issuperset(container_id) and container_id[0] != ".":
-            files.remove_tree(directory)
-        return
-    if current.status in (Status.RUNNING, Status.PAUSED) and not force:
-        raise WrongStatus(f"cannot delete container {container_id} that is not stopped: {current.status}")
-    if current.pid:
-        _signal(current, signals.SIGKILL)
-    _remove_cgroups(current)
-    files.remove_tree(directory)
-
-
-def _remove_cgroups(current: State) -> None:
-    if any(map(os.path.isdir, current.cgroups.values())):
-        cgroups.signal_all(current.cgroups, signals.SIGKILL)
-        if cgroups.is_frozen(current.cgroups):
-            cgroups.freeze(current.cgroups, False)
-        cgroups.remove(current.cgroups, current.cgroup_parents)
 
 
 # A further process
@@ -419,7 +321,7 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         CommandNotFound, CommandNotExecutable: the program cannot be run.
     """
     caller = Caller(**given)
-    current = _live(root, container_id, Status.CREATED, Status.RUNNING)
+    current = live(root, container_id, Status.CREATED, Status.RUNNING)
     checks.check_process(process, caller.console_socket is not None)
     _, spec = states.read_spec(f"{root}/{container_id}/{states.CONFIG}")
     with ExitStack() as undo, Descriptors() as opened:
@@ -434,8 +336,8 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         opened.close(pipes.report)
         with _last_words(link.report):
             run(_admit(pid, process, current, link), caller.explain)
-        if said := init.read_all(link.report):
-            raise init.told(said)
+        if said := read_all(link.report):
+            raise told(said)
         if caller.pid_file:
             files.write(caller.pid_file, str(pid).encode(), mode=0o644)
         undo.pop_all()

@@ -226,9 +226,9 @@ def _seal() -> None:
 
 
 def _start(options: Options, own: Options) -> int:
-    from minicontainer import runtime
+    from minicontainer import operations
 
-    runtime.start(_root(options), _one(own), _explain(options))
+    operations.start(_root(options), _one(own), _explain(options))
     return 0
 
 
@@ -265,9 +265,9 @@ def _wait(pid: int) -> int:
 def _state(options: Options, own: Options) -> int:
     import json
 
-    from minicontainer import runtime
+    from minicontainer import states
 
-    print(json.dumps(_public(runtime.state(_root(options), _one(own))), indent=2))
+    print(json.dumps(_public(states.state(_root(options), _one(own))), indent=2))
     return 0
 
 
@@ -286,12 +286,12 @@ def _public(state: "State") -> dict[str, object]:
 
 
 def _kill(options: Options, own: Options) -> int:
-    from minicontainer import runtime
+    from minicontainer import operations
 
     if not own.rest or len(own.rest) > 2:
         raise Error("a container id and at most one signal are needed; try: kill ID TERM")
     number = signal_number(own.rest[1] if len(own.rest) == 2 else "TERM")
-    runtime.kill(_root(options), own.rest[0], number, own.has("all"))
+    operations.kill(_root(options), own.rest[0], number, own.has("all"))
     return 0
 
 
@@ -309,23 +309,23 @@ def signal_number(text: str) -> int:
 
 
 def _delete(options: Options, own: Options) -> int:
-    from minicontainer import runtime
+    from minicontainer import operations
 
-    runtime.delete(_root(options), _one(own), own.has("force"))
+    operations.delete(_root(options), _one(own), own.has("force"))
     return 0
 
 
 def _pause(options: Options, own: Options) -> int:
-    from minicontainer import runtime
+    from minicontainer import operations
 
-    runtime.pause(_root(options), _one(own))
+    operations.pause(_root(options), _one(own))
     return 0
 
 
 def _resume(options: Options, own: Options) -> int:
-    from minicontainer import runtime
+    from minicontainer import operations
 
-    runtime.resume(_root(options), _one(own))
+    operations.resume(_root(options), _one(own))
     return 0
 
 
@@ -382,9 +382,9 @@ def _process(root: str, container_id: str, own: Options) -> "Process":
 
 
 def _list(options: Options, own: Options) -> int:
-    from minicontainer import runtime
+    from minicontainer import states
 
-    found = runtime.containers(_root(options))
+    found = states.containers(_root(options))
     if own.has("quiet"):
         print("\n".join(state.id for state in found))
     elif own.text("format") == "json":
@@ -401,9 +401,9 @@ def _list(options: Options, own: Options) -> int:
 
 
 def _ps(options: Options, own: Options) -> int:
-    from minicontainer import cgroups, runtime
+    from minicontainer import cgroups, states
 
-    pids = sorted(cgroups.processes(runtime.state(_root(options), _one(own)).cgroups))
+    pids = sorted(cgroups.processes(states.state(_root(options), _one(own)).cgroups))
     print(pids if own.text("format") == "json" else "\n".join(["PID", *map(str, pids)]))
     return 0
 

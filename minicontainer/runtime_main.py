@@ -8,7 +8,6 @@ import gc
 import os
 import sys
 
-from minicontainer import sealing
 from minicontainer.values import NoReturn
 
 # The commands that make a process in a container.
@@ -18,6 +17,8 @@ _MAKERS = {"create", "run", "exec"}
 def main() -> NoReturn:
     gc.disable()  # it lives for milliseconds: 1 ms of collecting what is dropped as a whole at its end
     if _MAKERS.intersection(sys.argv[1:]):
+        from minicontainer import sealing  # 3 ms, and only a process in a container can do harm
+
         sealing.seal_interpreter(sys.orig_argv)
     from minicontainer import runtime_cli  # after sealing: see above
 

@@ -18,7 +18,7 @@ ALLOWED = {
 CLOSURE = [
     *("runtime_cli", "runtime", "states", "init", "sealing", "rootfs", "cgroups", "checks", "seccomp", "plan"),
     *("oci.runtime", "linux.syscalls", "linux.flags", "linux.procfs", "linux.processes", "files", "errors"),
-    *("values", "json_documents"),
+    *("values", "json_documents", "last_words", "operations"),
 ]
 # What the allowed ones bring along on CPython 3.11 to 3.13; a further one costs every start.
 BROUGHT = {
@@ -68,13 +68,18 @@ def test_the_command_line_alone_loads_next_to_nothing() -> None:
 def test_sealing_comes_before_the_rest_is_loaded() -> None:
     loaded = _loaded("from minicontainer import runtime_main")
     assert {name for name in loaded if name.startswith("minicontainer.")} == {
-        "minicontainer.linux",
-        "minicontainer.linux.flags",
-        "minicontainer.linux.syscalls",
         "minicontainer.runtime_main",
-        "minicontainer.sealing",
         "minicontainer.values",
     }
+
+
+@pytest.mark.parametrize("command", ["start", "kill", "delete", "state", "pause", "resume", "list", "ps"])
+def test_what_makes_no_process_loads_nothing_that_makes_one(command: str) -> None:
+    call = f"runtime_cli.COMMANDS[{command!r}].function(runtime_cli.Options({{'root': ['/nowhere']}}, []), one)"
+    statement = "from minicontainer import runtime_cli; one = runtime_cli.Options({}, ['none'])\n"
+    loaded = _loaded(f"{statement}try: {call}\nexcept Exception: pass\nsys.stdout.flush()")
+    assert "minicontainer.states" in loaded
+    assert loaded & {"ctypes", "prctl", "minicontainer.runtime", "minicontainer.init", "minicontainer.rootfs"} == set()
 
 
 def test_what_costs_most_is_loaded_by_no_start() -> None:

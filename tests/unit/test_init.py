@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import init
+from minicontainer import init, last_words
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
 from minicontainer.oci.runtime import Process, Rlimit, User
 
@@ -78,16 +78,16 @@ def test_an_error_goes_through_the_pipe_with_its_kind(error: Exception, kind: ty
     try:
         raise error
     except Exception as raised:  # noqa: BLE001  # whatever the child raises
-        init.tell(raised, writer)
+        last_words.tell(raised, writer)
     os.close(writer)
-    told = init.told(init.read_all(reader))
+    told = last_words.told(last_words.read_all(reader))
     os.close(reader)
     assert type(told) is kind
     assert text in str(told)
 
 
 def test_a_child_that_says_nothing_is_told_of_too() -> None:
-    assert "died before" in str(init.told(b""))
+    assert "died before" in str(last_words.told(b""))
 
 
 def test_signals_are_reset() -> None:

@@ -1,0 +1,122 @@
+"""Operations: start, kill, pause, resume and delete a container that was created.
+
+Stands on the states, beside `init`, and loads nothing of what makes a process: other engines call each of these as a
+command of its own. Ruled by runtime-spec runtime.md (Operations).
+"""
+
+import fcntl
+import os
+import signal as signals
+from contextlib import ExitStack
+
+from minicontainer import cgroups, files, states
+from minicontainer.last_words import read_all, told
+from minicontainer.linux import procfs
+from minicontainer.oci.runtime import State, Status
+from minicontainer.plan import Explain, Plan, Step, run
+from minicontainer.states import NoSuchContainer, WrongStatus
+
+
+def start(root: str, container_id: str, explain: Explain | None = None) -> None:
+    """Let the waiting process go on to its program, and wait until it has.
+
+    Raises:
+        CommandNotFound, CommandNotExecutable: the kernel refused the program.
+    """
+    current = states.state(root, container_id)
+    if current.status is not Status.CREATED:
+        raise WrongStatus(f"cannot start container {container_id}: it is {current.status}, not created")
+    directory = f"{root}/{container_id}"
+    with ExitStack() as opened:
+        fifo = os.open(f"{directory}/{states.FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened.callback(os.close, fifo)
+        errors = os.open(f"{directory}/{states.ERROR}", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, errors)
+        run(_let_go(fifo, errors), explain)
+        if said := read_all(errors):
+            raise told(said)
+
+
+def _let_go(fifo: int, errors: int) -> Plan[None]:
+    yield Step(os.write, (fifo, b"\0"), "the container's first process waits for one byte")
+    yield Step(fcntl.flock, (errors, fcntl.LOCK_SH), "until execve, or its failure, drops the lock")
+
+
+def kill(root: str, container_id: str, signal: int, all_processes: bool = False) -> None:
+    """Send a signal to the first process, or to all."""
+    current = states.state(root, container_id)
+    if current.status in (Status.STOPPED, Status.CREATING) and not all_processes:
+        raise WrongStatus(f"container not running: {container_id} is {current.status}")
+    if all_processes:
+        cgroups.signal_all(current.cgroups, signal)
+    else:
+        _signal(current, signal)
+    if signal == signals.SIGKILL and current.status is Status.PAUSED:
+        cgroups.freeze(current.cgroups, False)
+
+
+def _signal(current: State, signal: int) -> None:
+    """By pidfd: the pid could be another process by now, the descriptor is the one that was looked at."""
+    try:
+        descriptor = os.pidfd_open(current.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if procfs.start_time(current.pid) == current.start_time:
+            signals.pidfd_send_signal(descriptor, signal)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def pause(root: str, container_id: str) -> None:
+    current = live(root, container_id, Status.RUNNING, Status.CREATED)
+    cgroups.freeze(current.cgroups, True)
+
+
+def resume(root: str, container_id: str) -> None:
+    current = live(root, container_id, Status.PAUSED)
+    cgroups.freeze(current.cgroups, False)
+
+
+def live(root: str, container_id: str, *allowed: Status) -> State:
+    current = states.state(root, container_id)
+    if current.status not in allowed:
+        raise WrongStatus(f"container {container_id} is {current.status}, not {' or '.join(allowed)}")
+    return current
+
+
+def oom_kills(state: State) -> int:
+    """How often the kernel killed a process of the container for its memory."""
+    return cgroups.oom_kills(state.cgroups)
+
+
+# Delete
+
+
+def delete(root: str, container_id: str, force: bool = False) -> None:
+    """Remove the container: processes, cgroup, record. With `force` also one that runs, is half made, or is gone."""
+    directory = f"{root}/{container_id}"
+    try:
+        current = states.state(root, container_id)
+    except NoSuchContainer:
+        if not force:
+            raise
+        if container_id and states.ID_LETTERS.issuperset(container_id) and container_id[0] != ".":
+            files.remove_tree(directory)
+        return
+    if current.status in (Status.RUNNING, Status.PAUSED) and not force:
+        raise WrongStatus(f"cannot delete container {container_id} that is not stopped: {current.status}")
+    if current.pid:
+        _signal(current, signals.SIGKILL)
+    remove_cgroups(current)
+    files.remove_tree(directory)
+
+
+def remove_cgroups(current: State) -> None:
+    if any(map(os.path.isdir, current.cgroups.values())):
+        cgroups.signal_all(current.cgroups, signals.SIGKILL)
+        if cgroups.is_frozen(current.cgroups):
+            cgroups.freeze(current.cgroups, False)
+        cgroups.remove(current.cgroups, current.cgroup_parents)
