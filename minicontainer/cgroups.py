@@ -268,12 +268,11 @@ def make(directories: Mapping[str, str], resources: Resources, version2: bool, d
         where = directories.get(UNIFIED if version2 else setting.controller)
         if where is None:
             raise Error(f"{setting.file} is asked for, and this host has no {setting.controller} cgroup controller")
-        yield Step(
-            write, (f"{where}/{setting.file}", setting.value), f"config.json: linux.resources.{setting.controller}"
-        )
+        why = f"config.json: linux.resources.{setting.controller}"
+        yield Step(write, (f"{where}/{setting.file}", setting.value), why)
     if devices and version2:
-        program = device_program(device_rules(resources))
-        yield Step(attach_devices, (directories[UNIFIED], program), "only these devices may be opened or made")
+        arguments = (directories[UNIFIED], device_program(device_rules(resources)))
+        yield Step(attach_devices, arguments, "only these devices may be opened or made")
 
 
 def make_directory(path: str) -> None:
@@ -484,7 +483,7 @@ def _version1_files(controller: str, directory: str) -> Any:
 
 
 def _limit(text: str) -> int | None:
-    # Version 1 says "no limit" with the highest number of whole pages.
+    """Version 1 says "no limit" with the highest number of whole pages."""
     return None if text == MAX or int(text) < 0 or int(text) >= 1 << 62 else int(text)
 
 
