@@ -85,14 +85,10 @@ def hierarchies() -> Hierarchies:
     for membership in procfs.cgroups():
         for name in membership.controllers or (UNIFIED,):
             if name in mounts:
-                own[name] = _below(membership.path, roots[name])
+                own[name] = membership.path.removeprefix(roots[name].rstrip("/")) or "/"
     if not own:
         raise Error("no cgroup file system is mounted; try: mount -t cgroup2 none /sys/fs/cgroup")
     return Hierarchies(mounts=mounts, own=own, version2=set(own) == {UNIFIED})
-
-
-def _below(path: str, root: str) -> str:
-    return path.removeprefix(root.rstrip("/")) or "/"
 
 
 def resolve(found: Hierarchies, path: str) -> dict[str, str]:
