@@ -32,21 +32,21 @@ def interpreter_is_sealed() -> bool:
     return bool(os.statvfs(_RUNNING).f_flag & os.ST_RDONLY)
 
 
-def seal_interpreter(arguments: list[str]) -> None:
+def seal_interpreter(arguments: list[str], path: str = SEALED) -> None:
     """Start this program again, with `arguments` (sys.orig_argv), from a read-only mount of the interpreter.
 
-    Returns if the interpreter is sealed already.
+    The mount is kept at `path`. Returns if the interpreter is sealed already.
     """
     if interpreter_is_sealed():
         return
     tree = open_tree(AT_FDCWD, _RUNNING, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
     mount_setattr(tree, "", AT_EMPTY_PATH, MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE)
     with suppress(OSError):  # a mount that cannot be kept lives as long as the program
-        keep(tree)
+        keep(tree, path)
     os.execve(tree, arguments, os.environ)
 
 
-def keep(tree: int, path: str = SEALED) -> None:
+def keep(tree: int, path: str) -> None:
     """Attach the mount `tree` of the running interpreter at `path`, in place of that of an older one."""
     directory = os.path.dirname(path)
     os.makedirs(directory, mode=0o700, exist_ok=True)

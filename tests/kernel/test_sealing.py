@@ -18,7 +18,7 @@ SEALED = """
 import os, sys
 sys.path.insert(0, {root!r})
 from minicontainer import sealing
-sealing.seal_interpreter(sys.orig_argv)
+sealing.seal_interpreter(sys.orig_argv, {path!r})
 print(sealing.interpreter_is_sealed(), *sys.argv[1:], flush=True)
 sys.stdin.read()
 """
@@ -28,7 +28,14 @@ def test_a_sealed_interpreter_cannot_be_written_to_even_when_it_has_ended(tmp_pa
     """The interpreter is a copy here: a file that runs elsewhere cannot be written to anyway, ETXTBSY of open(2)."""
     interpreter = tmp_path / "python"
     shutil.copy(os.path.realpath(sys.executable), interpreter)
-    command = [str(interpreter), "-S", "-c", SEALED.format(root=ROOT), "kept", "arguments"]
+    command = [
+        str(interpreter),
+        "-S",
+        "-c",
+        SEALED.format(root=ROOT, path=str(tmp_path / "sealed" / "python3")),
+        "kept",
+        "arguments",
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONHOME": sys.base_prefix}
     ) as process:
@@ -99,7 +106,6 @@ def test_an_interpreter_that_was_replaced_takes_the_place_of_the_older(tmp_path:
 
 
 def test_where_it_cannot_be_kept_the_program_is_sealed_all_the_same(tmp_path: Path) -> None:
-    elsewhere = "sealing.keep.__defaults__ = ('/proc/nowhere/python3',)\nsealing.seal_interpreter"
-    code = SEALED.format(root=ROOT).replace("sealing.seal_interpreter", elsewhere)
+    code = SEALED.format(root=ROOT, path="/proc/nowhere/python3")
     said = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert said.stdout == "True\n", said.stderr
