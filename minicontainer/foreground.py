@@ -56,12 +56,9 @@ def start(home: Home, container: Container, explain: Explain | None = None) -> i
 
 def _attend(started: Started, sources: dict[int, int]) -> int:
     """Carry stdin to the container until it has ended; the supervisor carries the output."""
-    code: int | None = None
     for _ in relay(sources, started.channel.fileno()):
-        said = supervisor.exit_code(started.channel)
-        if said is None:
-            return engine.KILLED if code is None else code
-        code = said
+        code = supervisor.exit_code(started.channel)
+        return engine.KILLED if code is None else code
     raise AssertionError("relay ends only with its caller")
 
 

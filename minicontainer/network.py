@@ -96,6 +96,12 @@ def release(network: Network) -> None:
             _forget(element for element in _elements() if element.address == network.address)
 
 
+def unpublish(network: Network) -> None:
+    """Take the published ports away, so that they are free as soon as nobody has them bound."""
+    with _locked():
+        _forget(element for element in _elements() if element.address == network.address)
+
+
 def repair() -> None:
     """Take away what containers that were killed left behind in this network namespace."""
     if BRIDGE not in _links():
