@@ -15,7 +15,8 @@ MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags",
     1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference oci/runtime plan "
     "archives credentials arguments dockerfile",
-    2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing distribution context",
+    2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing "
+    "distribution context",
     3: "store layers states init bundle ports run_options copying stages",
     4: "network layer_blobs registry operations reports image_archives",
     5: "snapshots runtime",
@@ -86,7 +87,7 @@ class Module(NamedTuple):
 
 
 @functools.cache
-def modules(package: str = "") -> list[Module]:
+def modules() -> list[Module]:
     found = []
     for top in ("minicontainer", "miniecs"):
         for path in sorted((ROOT / top).rglob("*.py")):
@@ -94,8 +95,7 @@ def modules(package: str = "") -> list[Module]:
                 continue
             text = path.read_text()
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            if name.startswith(package):
-                found.append(Module(name, path, ast.parse(text), text.splitlines()))
+            found.append(Module(name, path, ast.parse(text), text.splitlines()))
     return found
 
 
@@ -109,9 +109,15 @@ def storeys() -> dict[str, int]:
     }
 
 
+@functools.cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """All of a tree, walked once for all tests."""
+    return tuple(ast.walk(tree))
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
     """Each import statement with the modules it names; `from package import module` names the module."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node, alias.name
@@ -122,7 +128,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (node for node in nodes(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def test_every_module_has_a_storey_and_every_storey_a_module() -> None:
@@ -169,7 +175,8 @@ def test_modules_keep_their_size() -> None:
 
 @pytest.mark.parametrize("package", ["minicontainer", "miniecs"])
 def test_a_package_can_be_read_in_a_weekend(package: str) -> None:
-    assert sum(len(module.lines) for module in modules(package)) <= PACKAGE_LINES[package]
+    lines = sum(len(module.lines) for module in modules() if module.name.startswith(f"{package}."))
+    assert lines <= PACKAGE_LINES[package]
 
 
 def test_functions_keep_their_size() -> None:
@@ -204,9 +211,7 @@ def test_an_import_inside_a_function_says_why() -> None:
 def test_no_global_statement_and_no_unannotated_function() -> None:
     wrong = []
     for module in modules():
-        wrong += [
-            f"{module.path}:{node.lineno} global" for node in ast.walk(module.tree) if isinstance(node, ast.Global)
-        ]
+        wrong += [f"{module.path}:{node.lineno} global" for node in nodes(module.tree) if isinstance(node, ast.Global)]
         wrong += [f"{module.path}:{f.lineno} {f.name}" for f in functions(module.tree) if f.returns is None]
     assert wrong == []
 
@@ -215,7 +220,7 @@ def test_nothing_is_caught_to_be_passed_over() -> None:
     wrong = [
         f"{module.path}:{node.lineno}"
         for module in modules()
-        for node in ast.walk(module.tree)
+        for node in nodes(module.tree)
         if isinstance(node, ast.ExceptHandler) and all(isinstance(statement, ast.Pass) for statement in node.body)
     ]
     assert wrong == []

@@ -193,7 +193,7 @@ def test_a_new_deployment_is_primary_and_the_old_ones_go_with_their_tasks() -> N
     high=st.integers(100, 200),
     seed=st.integers(0, 10_000),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_rolling_deployment_keeps_its_percentages_and_ends(
     desired: int, old: int, low: int, high: int, seed: int
 ) -> None:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miniecs import errors, wire
@@ -93,7 +93,6 @@ def test_what_is_no_document_is_a_serialization_error(body: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200)
 def test_no_body_is_more_than_an_aws_error(body: bytes) -> None:
     try:
         operation("RegisterTaskDefinition").decode(body)
@@ -110,7 +109,6 @@ NAMES = sorted(wire.service_model("ecs").shape_for("RegisterTaskDefinitionReques
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4))
-@settings(max_examples=200)
 def test_no_document_is_more_than_an_aws_error(members: dict[str, Any]) -> None:
     try:
         decode("RegisterTaskDefinition", **members)
