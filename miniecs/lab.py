@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pyroute2 import IPRoute
+
 from miniecs.census import CGROUP, own_cgroups
 from miniecs.errors import Error
 
@@ -68,17 +70,22 @@ class Lab:
         """Sweep what an earlier lab left in `data`, then make the bridge, on the first subnet that is not in use."""
         sweep(self.data)
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        used = _ip("-o", "-4", "address", "show")
-        for number, subnet in enumerate(SUBNETS):
-            bridge = f"ecs{number}"
-            if f" {subnet}." not in used and not os.path.exists(f"/sys/class/net/{bridge}"):
-                _ip("link", "add", bridge, "type", "bridge")
-                self.bridge, self.subnet = bridge, subnet
-                self._remember()
-                _ip("address", "add", f"{self.address}/24", "dev", bridge)
-                _ip("link", "set", bridge, "up")
-                return self
+        with IPRoute() as kernel:
+            used = {address.get("local") for address in kernel.get_addr(family=socket.AF_INET)}
+            for number, subnet in enumerate(SUBNETS):
+                bridge = f"ecs{number}"
+                if f"{subnet}.1" not in used and not os.path.exists(f"/sys/class/net/{bridge}"):
+                    self.bridge, self.subnet = bridge, subnet
+                    self._make_bridge(kernel)
+                    return self
         raise Error("no free subnet in 198.18.0.0/16 for the lab's bridge; try: ip link show type bridge")
+
+    def _make_bridge(self, kernel: IPRoute) -> None:
+        kernel.link("add", ifname=self.bridge, kind="bridge")
+        self._remember()
+        index = socket.if_nametoindex(self.bridge)
+        kernel.addr("add", index=index, address=self.address, prefixlen=24)
+        kernel.link("set", index=index, state="up")
 
     def down(self) -> None:
         """Stop all of it; nothing is left but `data`. May be called twice."""
@@ -208,15 +215,17 @@ class Lab:
     def _plug_in(self, machine: Machine) -> None:
         last = machine.address.rpartition(".")[2]
         port = f"{self.bridge}p{last}"
-        _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid))
-        _ip("link", "set", port, "master", self.bridge, "up")
-        inside = ["nsenter", "--target", str(machine.pid), "--net", "ip"]
+        with IPRoute() as kernel:
+            kernel.link("add", ifname=port, kind="veth", peer={"ifname": "eth0", "net_ns_pid": machine.pid})
+            bridge = socket.if_nametoindex(self.bridge)
+            kernel.link("set", index=socket.if_nametoindex(port), master=bridge, state="up")
+        # pyroute2 enters a namespace by a fork of this process, with its signal handlers; ip(8) is cleaner inside.
         for arguments in (
-            ["address", "add", f"{machine.address}/24", "dev", "eth0"],
-            ["link", "set", "eth0", "up"],
-            ["route", "add", "default", "via", self.address],
+            ("address", "add", f"{machine.address}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("route", "add", "default", "via", self.address),
         ):
-            _call([*inside, *arguments])
+            _call(["nsenter", "--target", str(machine.pid), "--net", "ip", *arguments])
 
     def _free_address(self) -> str:
         used = {machine.address for machine in self.machines.values()}
@@ -255,7 +264,8 @@ def sweep(data: Path) -> None:
             os.kill(pid, signal.SIGKILL)
             _wait(lambda pid=pid, start=start_time: _start_time(pid) != start, 10, f"process {pid} to end")  # type: ignore[misc]  # a lambda's defaults
     if os.path.exists(f"/sys/class/net/{record['bridge']}"):
-        _ip("link", "delete", record["bridge"])
+        with IPRoute() as kernel:
+            kernel.link("del", index=socket.if_nametoindex(record["bridge"]))
     for cgroup in map(Path, record["cgroups"]):
         _remove_cgroup(cgroup)
         with contextlib.suppress(OSError):  # another lab is up below it
@@ -325,18 +335,13 @@ def _remove_cgroup(cgroup: Path) -> None:
                 time.sleep(0.02)
 
 
-# --- commands --------------------------------------------------------------------------------------------------------
+# --- commands and waiting --------------------------------------------------------------------------------------------
 
 
-def _ip(*arguments: str) -> str:
-    return _call(["ip", *arguments])
-
-
-def _call(command: Sequence[str]) -> str:
+def _call(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise Error(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout
 
 
 def _listens(address: str, port: int) -> bool:
