@@ -6,7 +6,6 @@ Stands on `store`, `scheduler` and `lifecycle`; the only writer besides the acti
 
 import asyncio
 import random
-import uuid
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -29,6 +28,7 @@ from miniecs.model import (
     cluster_of,
     key_of,
     last,
+    new_uuid,
 )
 from miniecs.placement import Placement
 from miniecs.scheduler import Plan
@@ -263,8 +263,7 @@ class _Voice:
         self.events = service.events
 
     def say(self, text: str) -> None:
-        event_id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
-        event = ServiceEvent(id=event_id, created_at=self.now, message=f"(service {self.name}) {text}")
+        event = ServiceEvent(id=new_uuid(self.rng), created_at=self.now, message=f"(service {self.name}) {text}")
         self.events = (event, *self.events[: EVENTS - 1])
         tell("service event", service=self.name, message=text)
 

@@ -113,18 +113,3 @@ class ServiceNotFoundException(AwsError):
 
 class ServiceNotActiveException(AwsError):
     text = "Service was not ACTIVE."
-
-
-class ResourceNotFoundException(AwsError):
-    text = "The specified resource is not found."
-
-
-# --- ECR -------------------------------------------------------------------------------------------------------------
-
-
-class RepositoryAlreadyExistsException(AwsError):
-    """CreateRepository of a name that is taken."""
-
-
-class RepositoryNotFoundException(AwsError):
-    """The registry has no repository of this name."""

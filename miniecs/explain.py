@@ -7,6 +7,7 @@ from typing import Any
 
 from miniecs.errors import ClientException
 from miniecs.model import InstanceStatus, Json, Service, ServiceStatus, Task, key_of, last
+from miniecs.records import tasks_of
 from miniecs.scheduler import counted
 from miniecs.store import CLUSTERS, DECISIONS, INSTANCES, SERVICES, STOPPED_TASKS, TASKS, Transaction
 
@@ -82,7 +83,7 @@ def _timeline(task: Task) -> list[Json]:
 
 def _of_service(transaction: Transaction, service: Service) -> Json:
     cluster = last(service.cluster_arn)
-    tasks = [one for one in transaction.list(TASKS, cluster) if one.group == f"service:{service.service_name}"]
+    tasks = tasks_of(transaction, service)
     shown = counted(service, tasks)
     decision = transaction.get(DECISIONS, f"{cluster}/service:{service.service_name}") if service.shortage else None
     return {
@@ -119,13 +120,13 @@ def _cluster(transaction: Transaction, name: str) -> Json:
             }
             for one in instances
         ],
-        "services": [_service(one, tasks) for one in services],
+        "services": [_service(transaction, one) for one in services],
         "tasks": [_task(transaction, one) for one in tasks],
     }
 
 
-def _service(service: Service, tasks: list[Task]) -> Json:
-    shown = counted(service, [one for one in tasks if one.group == f"service:{service.service_name}"])
+def _service(transaction: Transaction, service: Service) -> Json:
+    shown = counted(service, tasks_of(transaction, service))
     return {
         "service": service.service_name,
         "status": service.status,

@@ -5,7 +5,6 @@ status moves but by the table. Ruled by the ECS developer guide, "Amazon ECS tas
 """
 
 import random
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,6 +32,7 @@ from miniecs.model import (
     TaskStatus,
     cluster_of,
     key_of,
+    new_uuid,
 )
 from miniecs.placement import Placement, Requirement
 from miniecs.store import (
@@ -115,7 +115,7 @@ def create(wish: Wish, instance: ContainerInstance, rng: random.Random, now: flo
 def _container(task_arn: str, definition: Json, rng: random.Random) -> Container:
     memory, reservation = definition.get("memory"), definition.get("memoryReservation")
     return Container(
-        container_arn=f"{task_arn.replace(':task/', ':container/')}/{uuid.UUID(int=rng.getrandbits(128), version=4)}",
+        container_arn=f"{task_arn.replace(':task/', ':container/')}/{new_uuid(rng)}",
         task_arn=task_arn,
         name=definition["name"],
         image=definition["image"],

@@ -5,6 +5,8 @@ keep stands last in each class. Documents that only the agent reads (container d
 Ruled by the ECS API reference, "Data types", and the developer guide, "Task lifecycle".
 """
 
+import random
+import uuid
 from enum import StrEnum
 from typing import Any
 
@@ -378,6 +380,10 @@ class Service(Value, frozen=True, kw_only=True):
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
+
+
+def new_uuid(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
 def last(arn: str) -> str:

@@ -7,7 +7,6 @@ Ruled by the ECS API reference, "Actions": common parameters, errors and paginat
 import base64
 import hashlib
 import random
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +19,7 @@ from miniecs.errors import (
     InvalidParameterException,
     ServiceNotFoundException,
 )
-from miniecs.model import Cluster, ContainerInstance, Json, Service, Tag, Task, TaskDefinition, key_of, last
+from miniecs.model import Cluster, ContainerInstance, Failure, Json, Service, Tag, Task, TaskDefinition, key_of, last
 from miniecs.store import (
     CLUSTERS,
     INSTANCES,
@@ -68,9 +67,6 @@ class Call(NamedTuple):
         """32 hexadecimal digits, as in the ARN of a task."""
         return f"{self.rng.getrandbits(128):032x}"
 
-    def new_uuid(self) -> str:
-        return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
-
     def new_deployment_id(self) -> str:
         return f"ecs-svc/{self.rng.randrange(10**18, 10**19)}"
 
@@ -92,6 +88,11 @@ def _key(in_cluster: Cluster, name: str) -> str:
     if name.startswith("arn:") and len(parts) > 2 and parts[1] != in_cluster.cluster_name:
         return ""  # an ARN of another cluster
     return f"{in_cluster.cluster_name}/{parts[-1]}"
+
+
+def failure(call: Call, kind: str, name: str, reason: str = "MISSING") -> Failure:
+    """Of something that a request calls by `name`: by the ARN that it has, or would have. `kind` is as in an ARN."""
+    return Failure(arn=name if name.startswith("arn:") else call.arn(f"{kind}/{last(name)}"), reason=reason)
 
 
 def service(call: Call, in_cluster: Cluster, name: str) -> Service:

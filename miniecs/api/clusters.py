@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from miniecs import errors, records
-from miniecs.model import Cluster, Failure, InstanceStatus, ServiceStatus, last
+from miniecs.model import Cluster, InstanceStatus, ServiceStatus, last
 from miniecs.records import Call
 from miniecs.store import CLUSTERS, INSTANCES, SERVICES, TASKS, Transaction
 from miniecs.wire import Answer, Shape
@@ -45,8 +45,7 @@ def describe_clusters(call: Call, request: Shape) -> Answer:
     for name in dict.fromkeys(names):
         cluster = call.transaction.get(CLUSTERS, last(name))
         if cluster is None or (name.startswith("arn:") and name != cluster.cluster_arn):
-            arn = name if name.startswith("arn:") else call.arn(f"cluster/{name}")
-            failures.append(Failure(arn=arn, reason="MISSING"))
+            failures.append(records.failure(call, "cluster", name))
         else:
             found.append(_shown(call.transaction, cluster, set(request.include or ())))
     return Answer(clusters=found, failures=failures)

@@ -12,7 +12,6 @@ from miniecs.model import (
     Attribute,
     Cluster,
     ContainerInstance,
-    Failure,
     InstanceStatus,
     Resources,
     StopCode,
@@ -82,7 +81,7 @@ def describe_container_instances(call: Call, request: Shape) -> Answer:
     for name in dict.fromkeys(request.container_instances):
         instance = records.instance(call, cluster, name)
         if instance is None:
-            failures.append(Failure(arn=_arn(call, cluster, name), reason="MISSING"))
+            failures.append(records.failure(call, f"container-instance/{cluster.cluster_name}", name))
         else:
             found.append(instance if "TAGS" in (request.include or ()) else replace(instance, tags=()))
     return Answer(container_instances=found, failures=failures)
@@ -117,7 +116,7 @@ def update_container_instances_state(call: Call, request: Shape) -> Answer:
         instance = records.instance(call, cluster, name)
         if instance is None or instance.status == InstanceStatus.INACTIVE:
             reason = "MISSING" if instance is None else "INACTIVE"
-            failures.append(Failure(arn=_arn(call, cluster, name), reason=reason))
+            failures.append(records.failure(call, f"container-instance/{cluster.cluster_name}", name, reason))
             continue
         if instance.status != request.status:
             instance = replace(instance, status=InstanceStatus(request.status), version=instance.version + 1)
@@ -200,10 +199,6 @@ def _found(call: Call, cluster: Cluster, name: str) -> ContainerInstance:
     if instance is None or instance.status == InstanceStatus.INACTIVE:
         raise errors.ClientException("The referenced container instance was not found.")
     return instance
-
-
-def _arn(call: Call, cluster: Cluster, name: str) -> str:
-    return name if name.startswith("arn:") else call.arn(f"container-instance/{cluster.cluster_name}/{name}")
 
 
 def _groups(call: Call, cluster: Cluster) -> dict[str, set[str]]:

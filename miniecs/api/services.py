@@ -10,7 +10,6 @@ from miniecs.model import (
     Cluster,
     Deployment,
     DeploymentConfiguration,
-    Failure,
     PlacementConstraint,
     PlacementStrategy,
     Service,
@@ -91,8 +90,7 @@ def describe_services(call: Call, request: Shape) -> Answer:
         try:
             service = records.service(call, cluster, name)
         except errors.ServiceNotFoundException:
-            arn = name if name.startswith("arn:") else call.arn(f"service/{cluster.cluster_name}/{name}")
-            failures.append(Failure(arn=arn, reason="MISSING"))
+            failures.append(records.failure(call, f"service/{cluster.cluster_name}", name))
             continue
         found.append(_shown(call, service, tags="TAGS" in (request.include or ())))
     return Answer(services=found, failures=failures)

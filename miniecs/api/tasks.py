@@ -62,7 +62,8 @@ def start_task(call: Call, request: Shape) -> Answer:
     for name in request.container_instances:
         instance = records.instance(call, cluster, name)
         if instance is None or instance.status == InstanceStatus.INACTIVE:
-            failures.append(Failure(arn=name, reason="MISSING" if instance is None else "INACTIVE"))
+            reason = "MISSING" if instance is None else "INACTIVE"
+            failures.append(records.failure(call, f"container-instance/{cluster.cluster_name}", name, reason))
             continue
         started, failed = _run(call, wish, [instance])
         tasks += started
@@ -86,8 +87,7 @@ def describe_tasks(call: Call, request: Shape) -> Answer:
     for name in dict.fromkeys(request.tasks):
         task = records.task(call, cluster, name)
         if task is None:
-            arn = name if name.startswith("arn:") else call.arn(f"task/{cluster.cluster_name}/{last(name)}")
-            failures.append(Failure(arn=arn, reason="MISSING"))
+            failures.append(records.failure(call, f"task/{cluster.cluster_name}", name))
         else:
             found.append(task if "TAGS" in (request.include or ()) else replace(task, tags=()))
     return Answer(tasks=found, failures=failures)

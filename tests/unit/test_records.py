@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniecs import errors, overrides, records
-from miniecs.model import Resources, TaskDefinition
+from miniecs.model import Resources, TaskDefinition, new_uuid
 from miniecs.records import Account, Call
 from miniecs.store import MemoryStore, Transaction
 from miniecs.wire import Answer
@@ -77,9 +77,9 @@ def test_the_same_again_is_answered_for_a_day_and_another_is_refused() -> None:
 
 def test_ids_come_from_the_seed_alone() -> None:
     one, other = call(), call()
-    assert [one.new_id(), one.new_uuid(), one.new_deployment_id()] == [
+    assert [one.new_id(), new_uuid(one.rng), one.new_deployment_id()] == [
         other.new_id(),
-        other.new_uuid(),
+        new_uuid(other.rng),
         other.new_deployment_id(),
     ]
     assert len(one.new_id()) == 32 and len(one.new_deployment_id()) == len("ecs-svc/") + 19
