@@ -357,3 +357,30 @@ def test_an_agent_that_was_lost_stops_what_was_replaced(cluster: Cluster, machin
     assert lost["stoppedReason"]
     until(lambda: not reached(machine, task, "/"), 15)
     until(lambda: not leftovers(machine), 10, lambda: str(leftovers(machine)))
+
+
+def test_a_port_of_a_lost_task_is_used_again_only_when_it_is_free(cluster: Cluster, machine: Machine) -> None:
+    """The replacement is placed as soon as the agent is back; there it waits for the old task, which takes its time."""
+    slow = ["sh", "-c", "trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done"]
+    container = {"name": "web", "image": cluster.image, "memory": 32, "command": slow}
+    mapping = {"containerPort": 80, "hostPort": 8080}
+    cluster.ecs.register_task_definition(
+        family="fixed", containerDefinitions=[{**container, "portMappings": [mapping]}]
+    )
+    cluster.ecs.create_service(serviceName="fixed", taskDefinition="fixed", desiredCount=1)
+
+    def service() -> dict[str, Any]:
+        return dict(cluster.ecs.describe_services(services=["fixed"])["services"][0])
+
+    until(lambda: service()["runningCount"] == 1)
+    agent = cluster.agent_pid(machine)
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        until(lambda: service()["runningCount"] == 0, 12)
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    until(lambda: service()["runningCount"] == 1, 15, lambda: str(service()["events"]))
+    assert service()["deployments"][0]["failedTasks"] == 0
+    cluster.ecs.delete_service(service="fixed", force=True)
+    until(lambda: service()["status"] == "INACTIVE")
+    until(lambda: not leftovers(machine), 10, lambda: str(leftovers(machine)))
