@@ -148,6 +148,7 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     later = CLONE_NEWCGROUP | (CLONE_NEWIPC if child.mapped else 0)  # `init` unshares these when their time has come
     pid = run(_clone(new & ~later, joins, into), caller.explain)
     if pid == 0:
+        _let_go_of(link)
         init.first(child, init.House(spec, tree, bound, view, caller.no_pivot))
     undo.callback(_end, pid)
     opened.close(pipes.orders)
@@ -165,6 +166,15 @@ def _pipes(opened: Descriptors) -> tuple[init.Pipes, init.Pipes]:
     orders, give = map(opened.add, os.pipe2(os.O_CLOEXEC))
     read, report = map(opened.add, os.pipe2(os.O_CLOEXEC))
     return init.Pipes(orders=orders, report=report), init.Pipes(orders=give, report=read)
+
+
+def _let_go_of(link: init.Pipes) -> None:
+    """In the child: the creator's ends are its alone, so that its death ends what the child reads and writes there.
+
+    The parent-death signal does not do it: each change of ids takes it away, prctl(2).
+    """
+    os.close(link.orders)
+    os.close(link.report)
 
 
 def _waiting_place(opened: Descriptors, pipes: init.Pipes, directory: str) -> init.Pipes:
@@ -330,6 +340,7 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         joins = [_join_process(opened, current)]
         pid = run(_clone(0, joins, _version2_descriptor(opened, current)), caller.explain)
         if pid == 0:
+            _let_go_of(link)
             init.another(child)
         undo.callback(_end, pid)
         opened.close(pipes.orders)
