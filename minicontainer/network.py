@@ -162,7 +162,7 @@ def _bridge(kernel: socket.socket) -> ipaddress.IPv4Interface:
     except OSError:  # it is not there, or who made it was killed before it had its address
         gateway = _free_subnet()
         rtnetlink.remove(kernel, BRIDGE)
-        rtnetlink.send(kernel, rtnetlink.bridge(BRIDGE))
+        rtnetlink.send(kernel, rtnetlink.bridge(BRIDGE, _mac(gateway)))
         rtnetlink.send(kernel, rtnetlink.address(_index(BRIDGE), str(gateway.ip), gateway.network.prefixlen))
         _sysctl("net/ipv4/ip_forward", "1")
         _sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet", "1")  # so that 127.0.0.1:PORT reaches a container
@@ -207,7 +207,7 @@ def _veth(kernel: socket.socket, pid: int, gateway: ipaddress.IPv4Interface) -> 
         name = _veth_name(str(address))
         if address == gateway.ip or name in taken:
             continue
-        mac = "02:42:" + ":".join(f"{byte:02x}" for byte in address.packed)
+        mac = _mac(address)
         rtnetlink.send(kernel, rtnetlink.veth(name, _index(BRIDGE), INTERFACE, pid, mac))
         rtnetlink.send(kernel, rtnetlink.hairpin(_index(name)))
         prefix = gateway.network.prefixlen
@@ -228,6 +228,11 @@ def _inside(pid: int, network: Network) -> None:
             rtnetlink.up(interface),
             rtnetlink.default_route(network.gateway),
         )
+
+
+def _mac(address: ipaddress.IPv4Address) -> str:
+    """The hardware address that goes with an address: no neighbour's table is ever stale."""
+    return "02:42:" + ":".join(f"{byte:02x}" for byte in address.packed)
 
 
 def _veth_name(address: str) -> str:

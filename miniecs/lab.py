@@ -81,7 +81,9 @@ class Lab:
         raise Error("no free subnet in 198.18.0.0/16 for the lab's bridge; try: ip link show type bridge")
 
     def _make_bridge(self, kernel: IPRoute) -> None:
-        kernel.link("add", ifname=self.bridge, kind="bridge")
+        # Without an address of its own a bridge takes one of its ports', and another when that port goes: who is left
+        # would talk to nobody until the neighbour tables had expired.
+        kernel.link("add", ifname=self.bridge, kind="bridge", address=_mac(self.address))
         self._remember()
         index = socket.if_nametoindex(self.bridge)
         kernel.addr("add", index=index, address=self.address, prefixlen=24)
@@ -216,7 +218,12 @@ class Lab:
         last = machine.address.rpartition(".")[2]
         port = f"{self.bridge}p{last}"
         with IPRoute() as kernel:
-            kernel.link("add", ifname=port, kind="veth", peer={"ifname": "eth0", "net_ns_pid": machine.pid})
+            kernel.link(
+                "add",
+                ifname=port,
+                kind="veth",
+                peer={"ifname": "eth0", "net_ns_pid": machine.pid, "address": _mac(machine.address)},
+            )
             bridge = socket.if_nametoindex(self.bridge)
             kernel.link("set", index=socket.if_nametoindex(port), master=bridge, state="up")
         # pyroute2 enters a namespace by a fork of this process, with its signal handlers; ip(8) is cleaner inside.
@@ -336,6 +343,11 @@ def _remove_cgroup(cgroup: Path) -> None:
 
 
 # --- commands and waiting --------------------------------------------------------------------------------------------
+
+
+def _mac(address: str) -> str:
+    """A hardware address that goes with the address, so that the next machine with the one has the other too."""
+    return "02:42:" + socket.inet_aton(address).hex(":")
 
 
 def _call(command: Sequence[str]) -> None:

@@ -40,9 +40,10 @@ class Request(NamedTuple):
     what: str
 
 
-def bridge(name: str) -> Request:
-    """A new bridge, up."""
-    link = _text(IFLA_IFNAME, name) + _nested(IFLA_LINKINFO, _text(IFLA_INFO_KIND, "bridge"))
+def bridge(name: str, mac: str) -> Request:
+    """A new bridge, up, with an address that stays; without, it would take one of its ports' and change with them."""
+    link = _text(IFLA_IFNAME, name) + _attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    link += _nested(IFLA_LINKINFO, _text(IFLA_INFO_KIND, "bridge"))
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, IFINFO.pack(0, 0, 0, IFF_UP, IFF_UP) + link, name)
 
 

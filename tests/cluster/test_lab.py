@@ -67,6 +67,17 @@ def test_pulling_the_plug_ends_every_process_of_the_machine_and_removes_its_cgro
     assert [directory for directory in machine.cgroups if directory.exists()] == []
 
 
+def test_the_bridge_keeps_its_hardware_address_when_a_machine_goes(lab: Lab) -> None:
+    """Else the machines that are left send to an address that is no more, for seconds."""
+    address = Path(f"/sys/class/net/{lab.bridge}/address")
+    first = address.read_text()
+    for name in ("one", "two", "three"):
+        lab.start_machine(name, cpu=512, memory=128)
+        assert address.read_text() == first
+    lab.power_off("two")
+    assert address.read_text() == first
+
+
 def test_a_dead_agent_is_started_again(lab: Lab) -> None:
     lab.start_machine("one", cpu=512, memory=128)
     deadline, first = time.monotonic() + 20, 0

@@ -73,6 +73,11 @@ def ask(address: str, port: int) -> str:
         return connection.recv(100).decode()
 
 
+def hardware_address(interface: str) -> str:
+    """As ip(8) has it from the kernel; /sys is of another network namespace."""
+    return run("ip", "-o", "link", "show", interface).split("link/ether ")[1].split()[0]
+
+
 def lo_up() -> None:
     run("ip", "link", "set", "lo", "up")
 
@@ -152,6 +157,19 @@ def test_the_bridge_stays_while_another_container_is_on_it() -> None:
         assert network.BRIDGE in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
         network.release(second)
         assert network.BRIDGE not in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
+
+
+@pytest.mark.kernel()
+def test_the_bridge_keeps_its_hardware_address_whoever_comes_and_goes() -> None:
+    """Else the containers that are left send to an address that is no more, for seconds."""
+    with process() as one, process() as two:
+        first = network.attach(one)
+        before = hardware_address(network.BRIDGE)
+        second = network.attach(two)
+        assert hardware_address(network.BRIDGE) == before
+        network.release(first)
+        assert hardware_address(network.BRIDGE) == before
+        network.release(second)
 
 
 @pytest.mark.kernel()

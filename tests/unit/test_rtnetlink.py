@@ -13,7 +13,7 @@ from minicontainer.linux import rtnetlink
 from minicontainer.linux.rtnetlink import Request
 
 PAIRS = [
-    (rtnetlink.bridge("minicontainer0"), 16, 0x600),
+    (rtnetlink.bridge("minicontainer0", "02:42:ac:12:00:01"), 16, 0x600),
     (rtnetlink.veth("vethac120002", 7, "eth0", 99, "02:42:ac:12:00:02"), 16, 0x600),
     (rtnetlink.hairpin(7), 19, 0),
     (rtnetlink.up(3), 16, 0),
@@ -39,9 +39,10 @@ def test_a_message_says_its_length_and_asks_for_an_answer(request_: Request, kin
 
 
 def test_a_bridge_is_a_link_of_that_kind_and_up() -> None:
-    link = decoded(ifinfmsg, rtnetlink.bridge("minicontainer0"))
+    link = decoded(ifinfmsg, rtnetlink.bridge("minicontainer0", "02:42:ac:12:00:01"))
     assert link.get_attr("IFLA_IFNAME") == "minicontainer0"
     assert link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "bridge"
+    assert link.get_attr("IFLA_ADDRESS") == "02:42:ac:12:00:01"
     assert (link["flags"], link["change"], link["index"]) == (1, 1, 0)
 
 
