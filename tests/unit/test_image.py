@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck as Check
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicontainer.oci import image
@@ -209,7 +210,7 @@ _fields = st.sampled_from(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy computer is no failure
+@settings(deadline=None, suppress_health_check=[Check.too_slow])  # a busy computer is no failure
 @given(st.dictionaries(_fields, _json, max_size=5))
 def test_any_json_is_a_value_or_refused(fields: dict[str, Any]) -> None:
     for kind, whole in ((Descriptor, descriptor), (Manifest, manifest), (ImageConfig, config)):
