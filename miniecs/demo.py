@@ -203,7 +203,7 @@ class Demo:
             step.done("nothing was left behind")
 
     def left_behind(self) -> dict[str, list[str]]:
-        """By kind, what was not there before. Containers of the builds ran beside those of others, the rest in the lab."""
+        """By kind, what is new. Containers of the builds ran beside those of others, the rest in the lab."""
         left = census(self.data).beyond(self.before, self.lab.bridge)
         left["cgroups"] = [name for name in left["cgroups"] if f"/{CGROUP}" in name or name in self.built.cgroups]
         return left
