@@ -61,6 +61,8 @@ RLIMITS = frozenset(
         "stack",
     ]
 )
+NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_ID_DIGITS = 10  # of 32 bits; also, int() refuses more than 4300
 CPU_PERIOD = 100_000  # microseconds: the kernel's default
 SECURITY_OPTIONS = "no-new-privileges[=BOOL], seccomp=unconfined"
 
@@ -110,6 +112,10 @@ def check(options: Options) -> None:
     """Refuse what cannot be before anything is made."""
     if options.network not in ("bridge", "none", "host"):
         raise Error(f"network {options.network} is not known; try: --network bridge, none or host")
+    if options.name and not (
+        len(options.name) <= 128 and options.name[0].isalnum() and NAME_LETTERS.issuperset(options.name)
+    ):
+        raise Error(f"the name {options.name!r} is not one; try: a letter or digit, then letters, digits, and _.-")
     if options.init:
         raise Error("--init is not built yet; try: an image whose first process reaps its children, such as tini")
     if options.userns not in ("", "host", "auto"):
@@ -201,9 +207,9 @@ def account(user: str, passwd: str, group: str) -> Account:
 
 
 def _id(text: str) -> int:
-    number = int(text) if text.isdecimal() else ID_RANGE
+    number = int(text) if text.isdecimal() and len(text) <= _ID_DIGITS else ID_RANGE
     if number >= ID_RANGE:
-        raise Error(f"user or group id {text} is not below {ID_RANGE}, the size of a container's range")
+        raise Error(f"user or group id {text[:20]} is not below {ID_RANGE}, the size of a container's range")
     return number
 
 

@@ -213,7 +213,7 @@ def read(place: Home, container_id: str) -> Container:
 def find(place: Home, name_or_id: str) -> str:
     """The id of the container with this name, id, or unambiguous beginning of an id."""
     if "/" not in name_or_id:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # no link of that name, and none can be
             return os.readlink(f"{place.data}/names/{name_or_id}")
     matches = [known for known in ids(place) if name_or_id and known.startswith(name_or_id)]
     if len(matches) > 1:

@@ -12,6 +12,7 @@ import signal
 import stat
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 
 from minicontainer import rootfs
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
@@ -27,6 +28,7 @@ from minicontainer.linux.flags import (
     MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    RESOLVE_NO_MAGICLINKS,
     TIOCGPTN,
     TIOCSCTTY,
     TIOCSPTLCK,
@@ -52,6 +54,7 @@ from minicontainer.linux.syscalls import (
     keyctl_join_session_keyring,
     move_mount,
     open_tree,
+    openat2,
     seccomp_load,
     setdomainname,
     sethostname,
@@ -66,6 +69,7 @@ READY = b"ready\n"
 MAPPED, JOINED = b"m", b"j"
 # Signals that nobody can handle, and two of the C library's own: signal(7), nptl(7).
 _NOT_OURS = {9, 19, 32, 33}
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Join(NamedTuple):
@@ -353,15 +357,31 @@ def join_keyring(name: str) -> None:
 
 def enter_directory(path: str, must: bool) -> bool:
     try:
-        os.chdir(path)
+        directory = open_directory(path)
+        os.fchdir(directory)
     except PermissionError:
         if must:
             raise
         return False
-    except FileNotFoundError:
-        os.makedirs(path, 0o755, exist_ok=True)
-        os.chdir(path)
+    os.close(directory)
     return True
+
+
+def open_directory(path: str) -> int:
+    """Open a directory, made if it is missing; by no link of /proc/PID: those lead to what the host has open."""
+    try:
+        return openat2(AT_FDCWD, path, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
+    except FileNotFoundError:
+        parent, name = os.path.split(path.rstrip("/"))
+        if not name:
+            raise
+    within = open_directory(parent or "/")
+    try:
+        with suppress(FileExistsError):  # .. of what was missing, or a link that leads nowhere
+            os.mkdir(name, 0o755, dir_fd=within)
+        return openat2(within, name, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
+    finally:
+        os.close(within)
 
 
 def _privileges(process: Process, last_capability: int) -> Plan[None]:

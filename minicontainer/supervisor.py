@@ -399,8 +399,8 @@ def read_inside(rootfs: str, path: str, limit: int = 1 << 20) -> str:
     try:
         found = syscalls.openat2(root, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, resolve=flags.RESOLVE_IN_ROOT)
         with open(found, "rb") as file:
-            return file.read(limit).decode(errors="replace")
-    except OSError:  # absent, or something that is no file: as if the image had none
+            return (file.read(limit) or b"").decode(errors="replace")
+    except OSError:  # absent, or something that is no file, or a pipe: as if the image had none
         return ""
     finally:
         os.close(root)
