@@ -268,7 +268,7 @@ def test_a_cgroup_s_path_leaves_no_hierarchy(home: Home, parent: str) -> None:
 
 def test_an_environment_with_newlines_stays_one_variable(home: Home) -> None:
     env = ("A=1\nLD_PRELOAD=/evil", "B=\x1b[2J", "D")
-    said = shell(home, "busybox tr '\\0' '@' </proc/$$/environ", env=env)
+    said = shell(home, "busybox tr '\\0' '@' </proc/$$/environ; true", env=env)
     assert "@A=1\nLD_PRELOAD=/evil@" in said
     assert "@LD_PRELOAD" not in said
 
