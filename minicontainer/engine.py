@@ -142,6 +142,8 @@ def start_attached(home: Home, id: str, *, streams: Streams = Streams(), explain
     container = inspect(home, id)
     with files.lock(f"{container.bundle}/start.lock"):
         container = inspect(home, container.id)
+        if container.status == EXITED and containers.alive(container):
+            _wait_for_end(container, 1.0)  # its start has failed, and the kernel still takes its mounts apart
         if container.status == RUNNING or containers.alive(container):
             raise states.WrongStatus(f"container {container.name} is running already")
         for name in ("stopping", "exit"):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from miniecs.census import CGROUP, own_cgroups
 from miniecs.errors import Error
@@ -201,6 +202,7 @@ class Lab:
         with contextlib.suppress(ProcessLookupError):
             os.kill(machine.pid, signal.SIGKILL)
         machine.process.wait()
+        _remove_link(self._port(machine))
         for cgroup in machine.cgroups:
             _remove_cgroup(cgroup)
         self._remember()
@@ -215,8 +217,7 @@ class Lab:
         raise Error(f"no agent runs on {name}; its log says:\n{self.log(name)}")
 
     def _plug_in(self, machine: Machine) -> None:
-        last = machine.address.rpartition(".")[2]
-        port = f"{self.bridge}p{last}"
+        port = self._port(machine)
         with IPRoute() as kernel:
             kernel.link(
                 "add",
@@ -233,6 +234,10 @@ class Lab:
             ("route", "add", "default", "via", self.address),
         ):
             _call(["nsenter", "--target", str(machine.pid), "--net", "ip", *arguments])
+
+    def _port(self, machine: Machine) -> str:
+        """The bridge's end of the machine's cable."""
+        return f"{self.bridge}p{machine.address.rpartition('.')[2]}"
 
     def _free_address(self) -> str:
         used = {machine.address for machine in self.machines.values()}
@@ -268,11 +273,13 @@ def sweep(data: Path) -> None:
         return
     for pid, start_time in record["processes"]:
         if start_time and _start_time(pid) == start_time:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
             _wait(lambda pid=pid, start=start_time: _start_time(pid) != start, 10, f"process {pid} to end")  # type: ignore[misc]  # a lambda's defaults
-    if os.path.exists(f"/sys/class/net/{record['bridge']}"):
-        with IPRoute() as kernel:
-            kernel.link("del", index=socket.if_nametoindex(record["bridge"]))
+    bridge = record["bridge"]
+    for link in os.listdir("/sys/class/net"):
+        if link == bridge or link.startswith(f"{bridge}p"):
+            _remove_link(link)
     for cgroup in map(Path, record["cgroups"]):
         _remove_cgroup(cgroup)
         with contextlib.suppress(OSError):  # another lab is up below it
@@ -304,7 +311,14 @@ def _start_time(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-# --- cgroups ---------------------------------------------------------------------------------------------------------
+# --- links and cgroups -----------------------------------------------------------------------------------------------
+
+
+def _remove_link(name: str) -> None:
+    """Remove a link; one that the kernel took with a network namespace, which it does in its own time, is no error."""
+    with IPRoute() as kernel, contextlib.suppress(NetlinkError):
+        if found := kernel.link_lookup(ifname=name):
+            kernel.link("del", index=found[0])
 
 
 def _enter_cgroups(name: str, pids: Sequence[int]) -> Iterator[Path]:

@@ -15,13 +15,15 @@ CI = os.environ.get("CI") == "true"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_trace_of_the_sealed_interpreter() -> Iterator[None]:
-    """The runtime keeps a read-only mount of the interpreter for the next start; a test run that made it removes it."""
-    was_there = os.path.exists(sealing.SEALED)
+def no_trace() -> Iterator[None]:
+    """What a run makes outside its own directories goes with it: the runtime's sealed interpreter, skopeo's cache."""
+    sealed, cache = os.path.dirname(sealing.SEALED), "/var/lib/containers/cache"
+    made = [path for path in (sealed, cache, os.path.dirname(cache)) if not os.path.exists(path)]
     yield
-    if not was_there and os.geteuid() == 0:
+    if sealed in made and os.geteuid() == 0:
         subprocess.run(["umount", "--lazy", sealing.SEALED], check=False, stderr=subprocess.DEVNULL)
-        shutil.rmtree(os.path.dirname(sealing.SEALED), ignore_errors=True)
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

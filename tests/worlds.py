@@ -18,7 +18,17 @@ def version2(command: str, directory: Path, seconds: float) -> tuple[str, int]:
     with disk.open("wb") as file:
         file.truncate(1 << 30)
     subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
-    machine = [KERNEL, "mem=768M", f"ubd0={disk}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
+    machine = [
+        KERNEL,
+        "mem=768M",
+        f"uml_dir={directory}/",
+        f"ubd0={disk}",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        "rootflags=/",
+        "ro",
+        "quiet",
+    ]
     machine += [
         "con=null",
         "con0=null,fd:1",

@@ -61,8 +61,8 @@ def test_a_demo_that_is_interrupted_cleans_up(tmp_path: Path, end: signal.Signal
     demo = start(data)
     read_until(demo, "4. Register")
     demo.send_signal(end)
-    demo.communicate(timeout=60)
-    assert demo.returncode == 128 + end
+    said, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 128 + end, said
     assert_nothing_is_left(data, before)
 
 
