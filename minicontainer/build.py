@@ -175,6 +175,10 @@ class _Builder:
     def _earlier(self, stage: Stage) -> Callable[[str], Work | None]:
         def find(name: str) -> Work | None:
             other = stages.find(self.stages, name, stage.number)
+            if other is None and name.isdigit():
+                raise Refused(f"--from={name}: no stage before this one has that number")
+            if other is None and name.lower() == stage.name:
+                raise Refused(f"--from={name} is the stage itself")
             if other is None:
                 return None
             if other.number not in self.done:  # only a trigger of the base image names a stage that nobody foresaw

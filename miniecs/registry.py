@@ -130,6 +130,8 @@ class Registry:
         if digest and is_digest(digest) and is_repository(source) and self._has(source, digest):
             self._make_link(name, digest)
             return self._created(f"{name}/blobs/{digest}", digest)
+        if "digest" in request.query:
+            _digest(request.query["digest"])  # before there is an upload that nobody would ever finish
         self._forget_idle()
         upload = Upload(await asyncio.to_thread(self._store.writer), name)
         identity = str(uuid.uuid4())
@@ -159,9 +161,7 @@ class Registry:
         return web.Response(status=204)
 
     async def _finish(self, request: web.Request, identity: str, upload: Upload) -> web.Response:
-        digest = request.query.get("digest", "")
-        if not is_digest(digest):
-            raise Refused("DIGEST_INVALID", f"{digest!r} is not a digest")
+        digest = _digest(request.query.get("digest", ""))
         async with upload.lock:
             await self._receive(request, identity, upload)
             self._uploads.pop(identity, None)
@@ -234,14 +234,19 @@ class Registry:
         name, reference = _name(request), request.match_info["reference"]
         data = await _document(request)
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
+        tags = request.query.getall("tag", []) if is_digest(reference) else [reference]
+        for tag in tags:
+            if not is_tag(tag):
+                raise Refused("TAG_INVALID", f"{tag!r} is not a tag")
         named = self._check(name, data, media_type)
         with self._store.session():
             digest = await asyncio.to_thread(self._put, data, reference)
             descriptor = Descriptor(media_type=media_type, digest=digest, size=len(data))
-            names = [f"{name}@{digest}"] + ([] if is_digest(reference) else [f"{name}:{reference}"])
-            for entry in names:
+            for entry in (f"{name}@{digest}", *(f"{name}:{tag}" for tag in tags)):
                 await asyncio.to_thread(self._store.tag, entry, descriptor)
         response = self._created(f"{name}/manifests/{digest}", digest)
+        if is_digest(reference):
+            response.headers.extend(("OCI-Tag", tag) for tag in tags)
         if named.get("subject"):
             response.headers["OCI-Subject"] = named["subject"]
         return response
@@ -249,8 +254,6 @@ class Registry:
     def _put(self, data: bytes, reference: str) -> str:
         """Keep the document under the digest asked for, or its sha256 for a tag."""
         algorithm = reference.partition(":")[0] if is_digest(reference) else "sha256"
-        if not is_digest(reference) and not is_tag(reference):
-            raise Refused("TAG_INVALID", f"{reference!r} is not a tag")
         with self._store.writer(algorithm) as writer:
             writer.write(data)
             try:
@@ -292,9 +295,7 @@ class Registry:
         return web.Response(status=202)
 
     async def referrers(self, request: web.Request) -> web.Response:
-        name, digest = _name(request), request.match_info["digest"]
-        if not is_digest(digest):
-            raise Refused("DIGEST_INVALID", f"{digest!r} is not a digest")
+        name, digest = _name(request), _digest(request.match_info["digest"])
         kind = request.query.get("artifactType", "")
         found = await asyncio.to_thread(self._referrers, name, digest)
         manifests = [entry for entry in found if not kind or entry.get("artifactType") == kind]
@@ -309,7 +310,8 @@ class Registry:
                 document = image.parse(self._store.read(descriptor.digest), descriptor.digest)
                 if (document.get("subject") or {}).get("digest") == digest:
                     config = (document.get("config") or {}).get("mediaType", "")
-                    extra = {"artifactType": document.get("artifactType") or config}
+                    kind = document.get("artifactType") or config
+                    extra = {"artifactType": kind} if kind else {}
                     extra |= {"annotations": document["annotations"]} if document.get("annotations") else {}
                     found.append(descriptor._replace(annotations={}).to_json() | extra)
         return found
@@ -336,9 +338,7 @@ class Registry:
         return found
 
     def _linked(self, request: web.Request) -> str:
-        name, digest = _name(request), request.match_info["digest"]
-        if not is_digest(digest):
-            raise Refused("DIGEST_INVALID", f"{digest!r} is not a digest")
+        name, digest = _name(request), _digest(request.match_info["digest"])
         if not self._has(name, digest):
             raise Refused("BLOB_UNKNOWN", f"{name} has no blob {digest}")
         return digest
@@ -363,6 +363,12 @@ def _name(request: web.Request) -> str:
     if not is_repository(name):
         raise Refused("NAME_INVALID", f"{name[:80]!r} is not the name of a repository")
     return name
+
+
+def _digest(text: str) -> str:
+    if not is_digest(text):
+        raise Refused("DIGEST_INVALID", f"{text!r} is not a digest")
+    return text
 
 
 async def _document(request: web.Request) -> bytes:
