@@ -24,6 +24,7 @@ def run(home: Home, parsed: Parsed) -> int:
     if options.tty and not parsed.detach and options.interactive and not os.isatty(0):
         raise Error("the input is not a terminal, and -it wants one; try: -i alone")
     explain = _explain(parsed)
+    _seal(options.userns)
     container = _create(home, parsed)
     try:
         if parsed.detach:
@@ -36,6 +37,20 @@ def run(home: Home, parsed: Parsed) -> int:
     except (Error, OSError):
         _forget(home, container)  # it never ran: its name must be free for the next try
         raise
+
+
+def _seal(userns: str) -> None:
+    """A container with the host's user ids could write to the interpreter that starts it (CVE-2019-5736): `sealing`."""
+    if userns == "host" and os.geteuid() == 0:
+        from minicontainer import sealing
+
+        sealing.seal_interpreter(sys.orig_argv)
+
+
+def _seal_for(home: Home, names: Sequence[str]) -> None:
+    for name in names:
+        with suppress(ContainerNotFound):  # it is said when its turn comes
+            _seal(engine.inspect(home, name).options.userns)
 
 
 def _forget(home: Home, container: Container) -> None:
@@ -85,6 +100,7 @@ def _explain(parsed: Parsed) -> Explain | None:
 
 
 def start(home: Home, parsed: Parsed) -> int:
+    _seal_for(home, parsed.words)
     if parsed.attach:
         from minicontainer import foreground
 
@@ -100,6 +116,7 @@ def stop(home: Home, parsed: Parsed) -> int:
 
 
 def restart(home: Home, parsed: Parsed) -> int:
+    _seal_for(home, parsed.words)
     seconds = None if parsed.time is None else _seconds(parsed.time)
 
     def again(name: str) -> None:
@@ -142,6 +159,7 @@ def exec_(home: Home, parsed: Parsed) -> int:
     name, *command = parsed.words
     env = run_options.environment((), parsed.env, os.environ)
     container = engine.inspect(home, name)
+    _seal(container.options.userns)
     if parsed.detach:
         return engine.exec(
             home, container.id, command, env=env, workdir=parsed.workdir or "", user=parsed.user or "", detach=True
