@@ -321,10 +321,9 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
         if process.terminal:
             yield Step(open_terminal, (child.console, process, False), "a terminal of the container's own")
     if child.filter is not None and not process.no_new_privileges:
+        yield from _limits(process)
         why = "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN without no_new_privs"
         yield Step(seccomp_load, child.filter, why)
-    for limit in process.rlimits:
-        yield Step(resource.setrlimit, limit_of(limit), f"{limit.type} of config.json")
     entered = enter_directory(process.cwd, False)
     yield from _privileges(process, child.last_capability)
     if not entered:
@@ -353,6 +352,12 @@ def join_keyring(name: str) -> None:
         # A kernel without keyrings, a full quota or a host's own filter: there is nothing to leak then.
         if error.errno not in (1, 38, 122):
             raise
+
+
+def _limits(process: Process) -> Plan[None]:
+    """As late as can be: they hold for us too, who may have more open than the program is to have."""
+    for limit in process.rlimits:
+        yield Step(resource.setrlimit, limit_of(limit), f"{limit.type} of config.json")
 
 
 def enter_directory(path: str, must: bool) -> bool:
@@ -474,6 +479,8 @@ def _leave(child: Child, program: str, environment: dict[str, str]) -> Plan[None
         close_range, (first_to_close, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC), "no descriptor of ours reaches the program"
     )
     arguments = (program, child.process.args, environment)
+    if child.filter is None or child.process.no_new_privileges:
+        yield from _limits(child.process)
     if child.filter is not None and child.process.no_new_privileges:
         yield Step(seccomp_load, child.filter, "only the system calls of the profile, as late as can be")
     yield Step(execute, arguments, "this process becomes the container's program")

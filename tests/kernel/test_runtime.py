@@ -225,6 +225,22 @@ def test_rlimits_sysctl_and_oom_score(tmp_path: Path) -> None:
     assert said.split() == ["64", "128", "321", "1", "4096"]
 
 
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_a_caller_may_have_more_descriptors_open_than_the_container_may(
+    tmp_path: Path, no_new_privileges: bool
+) -> None:
+    def edit(config: Json) -> None:
+        config["process"]["noNewPrivileges"] = no_new_privileges
+        config["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 16, "hard": 16}]
+
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(100)]
+    try:
+        assert sh(tmp_path, "ulimit -n", edit=edit) == "16\n"
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
 def test_loopback_is_up_in_a_new_network_namespace(tmp_path: Path) -> None:
     assert "LOOPBACK,UP" in sh(tmp_path, "ip link show lo")
 
