@@ -17,7 +17,8 @@ DEV = Path(__file__).parents[2] / "dev"
 
 
 def start(data: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [str(DEV), "demo", "--data", str(data), *options]
+    # Ctrl-C reaches it also when the tests themselves run in the background, where a shell has it ignored.
+    command = ["env", "--default-signal=INT", str(DEV), "demo", "--data", str(data), *options]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
