@@ -127,8 +127,6 @@ async def _receive(reply: socket.socket) -> bytes:
 def _serve(home: Home, control: socket.socket) -> None:
     """Fork a worker for each request, until the program that asks is gone."""
     _detach(control.fileno())
-    gc.collect()
-    gc.freeze()  # so that a worker's collector does not copy the pages that all share
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 1)
         if not request:
@@ -142,6 +140,8 @@ def _serve(home: Home, control: socket.socket) -> None:
 
 def _detach(kept: int) -> None:
     """Keep nothing of the program's but the socket and the standard descriptors, and do not die of its Ctrl-C."""
+    gc.collect()  # now: the program's garbage has files whose numbers are others' soon
+    gc.freeze()  # so that a worker's collector does not copy the pages that all share
     if kept > 3:
         syscalls.close_range(3, kept - 1)
     syscalls.close_range(kept + 1, 0x7FFFFFFF)

@@ -6,6 +6,7 @@ process (by its parent-death signal). So killing it leaves no mount, no port and
 the rest.
 """
 
+import gc
 import os
 import select
 import signal
@@ -130,7 +131,11 @@ def _main(home: Home, container: Container, streams: Streams, channel: socket.so
 
 
 def _detach(kept: set[int]) -> None:
-    """Keep nothing of the caller's but `kept`: an inherited pipe would stay open as long as the container."""
+    """Keep nothing of the caller's but `kept`: an inherited pipe would stay open as long as the container.
+
+    Nor may the caller's garbage be collected here: a file in it would close its number, which is another file's by then.
+    """
+    gc.freeze()
     null = os.open("/dev/null", os.O_RDWR)
     for standard in {0, 1, 2} - kept:
         os.dup2(null, standard)

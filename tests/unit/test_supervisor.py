@@ -1,5 +1,6 @@
 """supervisor: what decides, without a container: restarts, messages, and files of a root file system nobody trusts."""
 
+import gc
 import os
 import pickle
 import socket
@@ -90,3 +91,23 @@ def test_a_status_is_said_as_a_shell_says_it() -> None:
         if (child := os.fork()) == 0:
             action()
         assert supervisor._status(child) == expected
+
+
+def test_the_callers_garbage_does_not_close_what_the_supervisor_opens() -> None:
+    if (child := os.fork()) == 0:
+        status = 2
+        try:
+            gc.disable()
+            cycle: list[object] = [open(os.devnull)]
+            cycle.append(cycle)
+            number = cycle[0].fileno()  # type: ignore[attr-defined]
+            del cycle
+            supervisor._detach(set())
+            opened = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(opened, number)
+            gc.collect()
+            os.fstat(number)
+            status = 0
+        finally:
+            os._exit(status)
+    assert supervisor._status(child) == 0
