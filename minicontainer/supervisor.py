@@ -133,7 +133,7 @@ def _main(home: Home, container: Container, streams: Streams, channel: socket.so
 def _detach(kept: set[int]) -> None:
     """Keep nothing of the caller's but `kept`: an inherited pipe would stay open as long as the container.
 
-    Nor may the caller's garbage be collected here: a file in it would close its number, which is another file's by then.
+    Nor may the caller's garbage be collected: a file in it would close its number, which is another file's by then.
     """
     gc.freeze()
     null = os.open("/dev/null", os.O_RDWR)
