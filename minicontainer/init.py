@@ -324,10 +324,11 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
         yield from _limits(process)
         why = "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN without no_new_privs"
         yield Step(seccomp_load, child.filter, why)
-    entered = enter_directory(process.cwd, False)
+    first_process = child.pipes.start >= 0
+    entered = enter_directory(process.cwd, first_process, False)
     yield from _privileges(process, child.last_capability)
     if not entered:
-        yield Step(enter_directory, (process.cwd, True), "where only its own user may go")
+        yield Step(enter_directory, (process.cwd, first_process, True), "where only its own user may go")
     if os.getcwd()[:1] != "/":
         raise Error(f"the working directory {process.cwd} is outside the container")
     os.umask(0o022 if process.user.umask is None else process.user.umask)
@@ -360,10 +361,13 @@ def _limits(process: Process) -> Plan[None]:
         yield Step(resource.setrlimit, limit_of(limit), f"{limit.type} of config.json")
 
 
-def enter_directory(path: str, must: bool) -> bool:
+def enter_directory(path: str, make: bool, must: bool) -> bool:
+    """Make it the working directory; a missing one is made for the first process, as runc does, and for no other."""
     try:
-        directory = open_directory(path)
+        directory = open_directory(path) if make else openat2(AT_FDCWD, path, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
         os.fchdir(directory)
+    except FileNotFoundError:
+        raise CommandNotFound(f'chdir to cwd ("{path}") set in config.json failed: no such file or directory') from None
     except PermissionError:
         if must:
             raise

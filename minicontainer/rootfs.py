@@ -179,7 +179,8 @@ def open_trees(spec: Spec, rootfs: str, bundle: str) -> Plan[tuple[Tree, tuple[T
     descriptor = yield Step(open_tree, (AT_FDCWD, rootfs, clone), "copy the mounts of the rootfs for this container")
     if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
         raise Error(f"the rootfs {rootfs} is not a directory; try: root.path of config.json")
-    yield from _propagation(descriptor, (default,), "the root")
+    # Not shared yet: pivot_root(2) refuses that. `close_off` gives it the propagation that is asked for.
+    yield from _propagation(descriptor, (MS_SLAVE,), "the root")
     root = Tree(descriptor=descriptor, destination="/", options=MountOptions())
     trees = []
     for entry in spec.mounts:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,6 +26,10 @@ def missing_feature(item: pytest.Item) -> str:
             with open("/proc/filesystems", encoding="ascii") as known:
                 if feature in ("overlay", "cgroup2") and feature not in known.read().split():
                     return f"this kernel has no {feature}"
+    for marker in item.iter_markers("engine"):
+        for command in marker.args:
+            if shutil.which(command) is None:
+                return f"needs {command}: sudo ./dev setup, apt-get install {command}"
     if item.get_closest_marker("world") and not os.path.exists("/usr/bin/linux.uml"):
         return "needs user-mode-linux: sudo apt-get install user-mode-linux"
     return ""

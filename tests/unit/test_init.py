@@ -114,7 +114,7 @@ def test_the_child_ends_when_its_creator_is_gone() -> None:
 def test_a_working_directory_that_is_missing_is_made(tmp_path: Path) -> None:
     here = os.getcwd()
     try:
-        assert init.enter_directory(str(tmp_path / "new/place"), False)
+        assert init.enter_directory(str(tmp_path / "new/place"), True, False)
         assert os.getcwd() == str(tmp_path / "new/place")
     finally:
         os.chdir(here)
