@@ -22,7 +22,10 @@ from minicontainer.plan import run
 ROOT = Path(__file__).parents[1]
 OURS = str(ROOT / ".venv/bin/minicontainer-runtime")
 BUSYBOX = Path("/bin/busybox")
-APPLETS = "cat cut dd echo env false grep head hostname id ip kill ls mkdir mknod mount ps sh sleep sort stat touch true tty wc"
+APPLETS = (
+    "cat cut dd echo env false grep head hostname id ip kill ls mkdir mknod mount ps sh sleep sort stat touch true "
+    "tty wc"
+)
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n"
 # What engines write to outside the directories that they are told: covered, so that the host's own is left alone.
 _COVERED = ("/run", "/var/lib/containers", "/var/lib/cni", "/etc/cni", "/dev/shm", "/var/lib/docker", "/etc/docker")
