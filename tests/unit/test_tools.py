@@ -1,6 +1,8 @@
-"""The tools are tests like any other: format, lint, types, and the shell scripts' syntax."""
+"""The tools are tests like any other: format, lint, types, and the shell scripts."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,13 +31,41 @@ def test_types() -> None:
     assert output_of(f"{PROGRAMS}/mypy") == ""
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["dev", ".ci/run", "tests/clean_room.sh", "tests/version2_init.sh", "vagrant/provision.sh", "vagrant/delegated.sh"],
-)
+def shell_scripts() -> list[str]:
+    """Every file that says `sh` is its interpreter, wherever it is."""
+    named = []
+    for directory, inside, names in os.walk(ROOT):
+        inside[:] = [name for name in inside if name not in {".git", ".venv", ".cache", ".demo", "__pycache__"}]
+        named += [Path(directory, name) for name in names]
+    first = {path: path.open("rb").readline(64) for path in named if path.is_file() and not path.is_symlink()}
+    return sorted(str(path.relative_to(ROOT)) for path, line in first.items() if re.match(rb"#!/bin/(ba)?sh\b", line))
+
+
+@pytest.mark.parametrize("script", shell_scripts())
 def test_shell_scripts_are_posix(script: str) -> None:
     assert output_of("sh", "-n", script) == ""
-    assert (ROOT / script).read_text().startswith("#!/bin/sh\n")
+    assert (ROOT / script).read_bytes().startswith(b"#!/bin/sh\n")
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck: sudo apt-get install shellcheck")
+def test_shellcheck_warns_of_nothing() -> None:
+    ours = [script for script in shell_scripts() if not script.startswith("images/")]
+    assert output_of("shellcheck", "--severity=warning", "--format=gcc", *ours) == ""
+    # An image's scripts read variables from a file that is written when a task starts, or set them by `eval`.
+    of_images = sorted({*shell_scripts()} - {*ours})
+    told = ("--severity=warning", "--format=gcc", "--exclude=SC2154,SC2034")
+    assert output_of("shellcheck", *told, *of_images) == ""
+
+
+def test_no_script_has_a_line_that_ends_as_on_windows() -> None:
+    """A shell takes the carriage return as part of a word; so git makes none, also in a clone on Windows."""
+    assert "dev" in shell_scripts()
+    assert (ROOT / ".gitattributes").read_text() == "* text=auto eol=lf\n"
+    scripts = [
+        *shell_scripts(),
+        *(str(path.relative_to(ROOT)) for path in (ROOT / "vagrant").glob("[!.]*") if path.is_file()),
+    ]
+    assert [script for script in scripts if b"\r" in (ROOT / script).read_bytes()] == []
 
 
 def test_dev_explains_all_its_verbs() -> None:
