@@ -1,31 +1,31 @@
-"""Build: a Dockerfile to an OCI image in the store; and `minicontainer build`.
+"""Build: a Dockerfile to an OCI image in the store.
 
 Above everything that it uses: `dockerfile` reads, `stages` decides, `build_steps` carries out what touches files,
 `build_cache` remembers. An image gets its name when all of it is there: a build that fails leaves no image, no
 container and no directory. Ruled by the Dockerfile reference and image-spec, config.md.
 """
 
-import argparse
 import fcntl
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from minicontainer import dockerfile, files, stages
-from minicontainer.build_steps import Request, Steps, Work
+from minicontainer.build_steps import carry_out
 from minicontainer.containers import Home
 from minicontainer.dockerfile import BuildError, Dockerfile, Instruction
 from minicontainer.errors import Error
 from minicontainer.expansion import ExpansionError
 from minicontainer.oci.image import Descriptor, History, ImageConfig, Platform
 from minicontainer.oci.reference import Reference
-from minicontainer.progress import Progress, progress
+from minicontainer.progress import Progress
 from minicontainer.stages import Refused, Stage, State
 from minicontainer.store import Store
+from minicontainer.workbench import Request, Work, Workbench
 
-__all__ = ["BuildError", "Request", "build", "main"]
+__all__ = ["BuildError", "Request", "build"]
 
 
 def build(home: Home, request: Request, teller: Progress) -> Descriptor:
@@ -41,8 +41,8 @@ def build(home: Home, request: Request, teller: Progress) -> Descriptor:
         undo.enter_context(store.session())
         scope = stages.scope(parsed, request.build_args, Platform.here(), request.target)
         scratch = undo.enter_context(_scratch_directory(home.data))
-        steps = Steps(home, store, request, scope, scratch, undo)
-        descriptor = _Builder(parsed, steps, teller).build()
+        bench = Workbench(home, store, request, scope, scratch, undo)
+        descriptor = _Builder(parsed, bench, teller).build()
         for tag in tags or [""]:
             store.tag(tag, descriptor)
     return descriptor
@@ -96,9 +96,9 @@ def _remove_dead(path: str) -> None:
 class _Builder:
     """Walks the stages that are wanted, instruction by instruction."""
 
-    def __init__(self, parsed: Dockerfile, steps: Steps, teller: Progress) -> None:
-        self.parsed, self.steps, self.teller = parsed, steps, teller
-        self.request, self.scope = steps.request, steps.scope
+    def __init__(self, parsed: Dockerfile, bench: Workbench, teller: Progress) -> None:
+        self.parsed, self.bench, self.teller = parsed, bench, teller
+        self.request, self.scope = bench.request, bench.scope
         self.stages = stages.stages(parsed, self.scope)
         self.done: dict[int, Work] = {}
 
@@ -110,7 +110,7 @@ class _Builder:
             final.append(base)
         for stage in wanted:
             self.done[stage.number] = self._stage(stage, keep_blobs=stage.number in final)
-        self.steps.digests.save()
+        self.bench.digests.save()
         return self._export(self.done[wanted[-1].number])
 
     def _say_what_is_not_used(self) -> None:
@@ -145,7 +145,7 @@ class _Builder:
                 number += 1
                 with self.teller.step(f"[{stage.label} {number}/{count}] {_summary(instruction)}") as step:
                     earlier = self._earlier(stage)
-                    work = self.steps.carry_out(instruction, work, step, keep_blobs, earlier)
+                    work = carry_out(self.bench, instruction, work, step, keep_blobs, earlier)
         return work
 
     def _begin(self, stage: Stage) -> Work:
@@ -155,12 +155,14 @@ class _Builder:
                 on_build=base.state.config.on_build,
                 state=base.state._replace(config=base.state.config._replace(on_build=())),
             )
-        context = self.request.contexts.get(stage.image, "")
-        if context and not context.startswith("docker-image://"):
-            raise Refused(f"the build context {stage.image} is a directory: only COPY --from can use it")
+        if stage.image in self.request.contexts:
+            found = self.bench.context(stage.image)
+            if isinstance(found, str):
+                raise Refused(f"the build context {stage.image} is a directory: only COPY --from can use it")
+            return found
         if stage.image == "scratch":
             return Work(state=State(config=stages.SCRATCH))
-        return self.steps.image(context or stage.image)
+        return self.bench.image(stage.image)
 
     def _trigger(self, begin: Instruction, text: str) -> Instruction:
         """An ONBUILD of the base image: it is carried out as if it stood in the line of FROM."""
@@ -201,19 +203,19 @@ class _Builder:
             raise stages.refuse(self.parsed, instruction, said) from error
 
     def _export(self, work: Work) -> Descriptor:
-        blobs = [self.steps.cache.blob(layer) for layer in work.layers]
-        platform = self.steps.platform
+        blobs = [self.bench.cache.blob(layer) for layer in work.layers]
+        platform = self.bench.platform
         config = ImageConfig(
             architecture=platform.architecture,
             os=platform.os,
             variant=platform.variant,
-            created=work.created or self.steps.now(),
+            created=work.created or self.bench.now(),
             author=work.state.author,
             config=work.state.config._replace(labels={**work.state.config.labels, **self.request.labels}),
             diff_ids=work.diff_ids,
             history=work.history,
         )
-        return self.steps.store.put_image(blobs, config)
+        return self.bench.store.put_image(blobs, config)
 
 
 def _summary(instruction: Instruction) -> str:
@@ -223,79 +225,3 @@ def _summary(instruction: Instruction) -> str:
         return text
     first = instruction.heredocs[0].content.strip().partition("\n")[0]
     return f"{text} ({first[:60]}...)"
-
-
-# --- minicontainer build ---------------------------------------------------------------------------------------------
-
-
-def main(home: Home, argv: Sequence[str]) -> int:
-    """`minicontainer build [OPTIONS] CONTEXT`: docker's flags for what exists."""
-    arguments = _parser().parse_args(argv)
-    request = Request(
-        context=arguments.context,
-        dockerfile=arguments.file,
-        tags=tuple(arguments.tag),
-        build_args=dict(pair for text in arguments.build_arg if (pair := _from_environment(text))),
-        target=arguments.target,
-        labels=dict(_pair(text) for text in arguments.label),
-        contexts=dict(_pair(text) for text in arguments.build_context),
-        network={"default": "bridge"}.get(arguments.network, arguments.network),
-        no_cache=arguments.no_cache,
-        pull=arguments.pull,
-    )
-    mode = "quiet" if arguments.quiet else arguments.progress
-    teller = progress(mode, sys.stderr)
-    descriptor = build(home, request, teller)
-    image_id = Store(f"{home.data}/oci").manifest(descriptor).config.digest
-    if arguments.iidfile:
-        files.write(arguments.iidfile, image_id.encode(), mode=0o644)
-    if arguments.quiet:
-        print(image_id)
-    else:
-        names = " ".join(Reference.parse(tag).familiar() for tag in request.tags) or "(no name; give one with --tag)"
-        teller.say(f"built {image_id[:19]} {names}")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="minicontainer build", description="Build an image from a Dockerfile.", allow_abbrev=False
-    )
-    parser.add_argument("context", metavar="CONTEXT", help="the directory that COPY takes from")
-
-    def several(*names: str, metavar: str, told: str) -> None:
-        parser.add_argument(*names, action="append", default=[], metavar=metavar, help=told)
-
-    several("-t", "--tag", metavar="NAME[:TAG]", told="name the image; may be repeated")
-    parser.add_argument(
-        "-f", "--file", default="", metavar="PATH", help="the Dockerfile (CONTEXT/Dockerfile); - is stdin"
-    )
-    several("--build-arg", metavar="NAME[=VALUE]", told="a value for an ARG; alone: the environment's")
-    several("--build-context", metavar="NAME=DIR", told="a further context, for COPY --from=NAME")
-    parser.add_argument("--iidfile", default="", metavar="PATH", help="write the image's id to this file")
-    several("--label", metavar="NAME=VALUE", told="add a label to the image")
-    parser.add_argument(
-        "--network", default="bridge", choices=("bridge", "default", "none", "host"), help="of each RUN"
-    )
-    parser.add_argument("--no-cache", action="store_true", help="carry out every step again")
-    parser.add_argument(
-        "--progress", default="auto", choices=("auto", "plain", "tty", "quiet"), help="how to show the steps"
-    )
-    parser.add_argument("--pull", action="store_true", help="pull base images even when they are here")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but the image's id")
-    parser.add_argument("--target", default="", metavar="STAGE", help="build this stage, not the last one")
-    return parser
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise BuildError(f"{text}: write NAME=VALUE")
-    return name, value
-
-
-def _from_environment(text: str) -> tuple[str, str] | None:
-    """`NAME=VALUE`, or `NAME` with the value that the caller's environment has; nothing when it has none."""
-    if "=" in text:
-        return _pair(text)
-    return (text, os.environ[text]) if text in os.environ else None

@@ -92,7 +92,7 @@ def spec(container: Container, image: ContainerConfig, account: Account, seccomp
         process=_process(container, image, account),
         root=Root(path="rootfs", readonly=options.read_only),
         hostname=hostname(container),
-        mounts=(*_mounts(options, bool(mapping)), *_etc(container.bundle, mapping), *_volumes(options, mapping)),
+        mounts=(*_mounts(options, bool(mapping)), *_etc(container.bundle, mapping), *_volumes(container, mapping)),
         annotations=dict(options.labels),
         linux=Linux(
             namespaces=tuple(Namespace(type=kind) for kind in _namespaces(options)),
@@ -139,11 +139,11 @@ def check(options: Options) -> None:
 
 
 def _check_volume(volume: Volume) -> None:
-    if not volume.source.startswith("/"):
+    if not volume.source.startswith("/") and not volume.layers:
         raise Error(f"volume {volume.source}: named volumes are not built yet; try: an absolute path")
     if not volume.target.startswith("/"):
         raise Error(f"volume {volume.source}:{volume.target}: the path in the container must be absolute")
-    for place in (volume.source, volume.target):
+    for place in (volume.target,) if volume.layers else (volume.source, volume.target):
         if any(place == top or place.startswith(f"{top}/") for top in ("/proc", "/sys")):
             raise Error(f"volume {volume.source}:{volume.target}: /proc and /sys cannot be given to a container")
 
@@ -314,19 +314,24 @@ def _etc(bundle: str, mapping: tuple[IdMapping, ...]) -> tuple[Mount, ...]:
     )
 
 
-def _volumes(options: Options, mapping: tuple[IdMapping, ...]) -> tuple[Mount, ...]:
+def _volumes(container: Container, mapping: tuple[IdMapping, ...]) -> tuple[Mount, ...]:
     """A volume's owners are shown in the container's own range, as its layers are; read-only holds for all below it."""
     return tuple(
         Mount(
             destination=volume.target,
             type="bind",
-            source=volume.source,
+            source=f"{volume_place(container, number)}/root/{volume.source}" if volume.layers else volume.source,
             options=("rbind", "nosuid", "nodev", "rprivate", *(("rro",) if volume.read_only else ())),
-            uid_mappings=mapping,
-            gid_mappings=mapping,
+            uid_mappings=() if volume.layers else mapping,  # an overlay is of mapped layers
+            gid_mappings=() if volume.layers else mapping,
         )
-        for volume in options.volumes
+        for number, volume in enumerate(container.options.volumes)
     )
+
+
+def volume_place(container: Container, number: int) -> str:
+    """Where the supervisor mounts a volume that is of layers."""
+    return f"{container.bundle}/volumes/{number}"
 
 
 def resources(options: Options) -> Resources:

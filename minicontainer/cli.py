@@ -20,6 +20,7 @@ from minicontainer.arguments import (
     overview,
     parse,
 )
+from minicontainer.build_options import FLAGS as BUILD_FLAGS
 from minicontainer.containers import home
 from minicontainer.errors import TOOL_FAILED, Error, NotRoot
 from minicontainer.run_options import FLAGS as RUN_FLAGS
@@ -100,7 +101,7 @@ TABLE = (
     _image("images", "list images", "[NAME]", 0, 1, flags=(QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"))),
     _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),
     _image("tag", "give an image a further name", "SOURCE NAME", 2, 2),
-    Entry(Command("build", "build an image", "CONTEXT", 0, None, rest=True), "build", "main"),
+    Entry(Command("build", "build an image", "CONTEXT", 1, 1, flags=BUILD_FLAGS), "build_command", "build_image"),
     _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS)),
     _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS)),
     _image("login", "remember the credentials of a registry", "REGISTRY", 1, 1, flags=(*CREDENTIALS, PLAIN)),
@@ -163,8 +164,6 @@ def dispatch(words: list[str]) -> int:
         name, rest = rest[0], ["--help"]
     choose(PROGRAM, {known: entry.command for known, entry in COMMANDS.items()}, name)
     entry = COMMANDS[name]
-    if name == "build":
-        return _build(whole.root, rest)
     command = entry.command._replace(flags=(*entry.command.flags, HELP if not _has_h(entry.command) else LONG_HELP))
     if _wants_help(rest, command):
         print(help_of(PROGRAM, command), end="")
@@ -196,15 +195,6 @@ def _wants_help(rest: Sequence[str], command: Command) -> bool:
         return bool(parse(PROGRAM, command._replace(least=0), rest).help)
     except UsageError:
         return False
-
-
-def _build(root: str | None, rest: list[str]) -> int:
-    """`build` reads its own flags."""
-    from minicontainer import build
-
-    if os.geteuid() != 0 and not {"-h", "--help"} & set(rest):
-        raise NotRoot(f"{PROGRAM} build")
-    return build.main(home(root), rest)
 
 
 def version(*_: object) -> int:

@@ -49,9 +49,12 @@ class Port(NamedTuple):
 
 
 class Volume(NamedTuple):
+    """A path of the host. With `layers` (the topmost first) it is one in these, and what is written there is lost."""
+
     source: str
     target: str
     read_only: bool = False
+    layers: tuple[str, ...] = ()
 
 
 class Ulimit(NamedTuple):
@@ -105,7 +108,7 @@ class Options(NamedTuple):
     def from_json(cls, json: Mapping[str, Any]) -> "Options":
         values: dict[str, Any] = {name: _tuple(value) for name, value in json.items()}
         for name, kind in (("ports", Port), ("volumes", Volume), ("ulimits", Ulimit)):
-            values[name] = tuple(kind(*item) for item in values[name])
+            values[name] = tuple(kind(*map(_tuple, item)) for item in values[name])
         return cls(**{name: value for name, value in values.items() if name in cls._fields})
 
 

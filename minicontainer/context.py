@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from minicontainer import files
 from minicontainer.linux.flags import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from minicontainer.linux.syscalls import openat2
-from minicontainer.patterns import Ignore, is_wildcard, matching
+from minicontainer.patterns import Ignore, is_wildcard, matching, regex
 
 MAX_LINKS = 40  # as in path_resolution(7)
 RACY_NS = 100_000_000  # a file changed this recently may change again without a new ctime: the clock's tick
@@ -41,6 +42,7 @@ class Source(NamedTuple):
 
     name: str
     entries: tuple[Entry, ...]
+    is_packed: bool = False  # ADD does not unpack it, though it is an archive
 
     @property
     def is_directory(self) -> bool:
@@ -82,15 +84,21 @@ class Tree:
     def close(self) -> None:
         os.close(self.descriptor)
 
-    def sources(self, word: str) -> list[Source]:
-        """What `word`, which may have wildcards, names.
+    def sources(self, word: str, exclude: Ignore | None = None, parents: bool = False) -> list[Source]:
+        """What `word`, which may have wildcards, names, but what `exclude` matches, seen from the source.
+
+        With `parents` it is one source, a directory: where the path has `/./`, else the root, with what is below.
 
         Raises:
             FileNotFoundError: nothing has that name, and it has no wildcard.
         """
-        if not is_wildcard(word):
-            return [self._source(os.path.normpath(f"/{word}"))]
-        return [self._source(path) for path in self._matches(word)]
+        if parents:
+            found = [self._with_parents(word)]
+        elif is_wildcard(word):
+            found = [self._source(path) for path in self._matches(word)]
+        else:
+            found = [self._source(os.path.normpath(f"/{word}"))]
+        return found if exclude is None else [kept for source in found if (kept := _without(source, exclude))]
 
     def open(self, entry: Entry) -> int:
         """A descriptor of the file; a directory on its way that has become a link since is an error."""
@@ -123,6 +131,24 @@ class Tree:
         if not entries:
             raise FileNotFoundError(errno.ENOENT, "left out by .dockerignore", path.lstrip("/"))
         return Source(name=os.path.basename(path), entries=entries)
+
+    def _with_parents(self, word: str) -> Source:
+        """`dir/./sub/*.c`: from `dir`, what `sub/*.c` matches, and the directories on the way there."""
+        pivot, found, rest = f"/{word}".rpartition("/./")
+        if not found:
+            pivot, rest = "/", word
+        rest = os.path.normpath(f"/{rest}").lstrip("/") or "."
+        pattern = re.compile("(?:.*)" if rest == "." else f"{regex(rest)}(?:/.*)?", re.DOTALL)
+        top = self.resolve(os.path.normpath(pivot))
+        entries = list(self._walk(top, "", self._stat(top)))
+        matched = {entry.target for entry in entries if entry.target and pattern.fullmatch(entry.target)}
+        if not matched and not is_wildcard(rest):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), word)
+        wanted = {""} | matched
+        for path in matched:
+            while path := os.path.dirname(path):
+                wanted.add(path)
+        return Source(name=os.path.basename(pivot), entries=tuple(e for e in entries if e.target in wanted))
 
     def _walk(self, path: str, target: str, status: os.stat_result) -> Iterator[Entry]:
         """The entry of `path` and of all below it, in the order of their names, but what is left out."""
@@ -190,6 +216,19 @@ class Tree:
             return next(self._walk(resolved, "", self._stat(resolved)), None) is not None
         except FileNotFoundError:  # a link to nothing
             return False
+
+
+def _without(source: Source, exclude: Ignore) -> Source | None:
+    """What is left of a source; a directory stays for what is left in it, and when it is not excluded itself."""
+    if not source.is_directory:
+        return None if exclude.excludes(source.name) else source
+    kept: list[Entry] = []
+    needed: set[str] = set()
+    for entry in reversed(source.entries):
+        if not entry.target or entry.target in needed or not exclude.excludes(entry.target):
+            kept.append(entry)
+            needed.add(os.path.dirname(entry.target))
+    return source._replace(entries=tuple(reversed(kept)))
 
 
 def fingerprint(tree: Tree, sources: Iterable[Source], digests: Digests, owners: bool = False) -> str:

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
+from minicontainer import file_modes
 from minicontainer.context import Entry, Source, Tree
 from minicontainer.errors import Error
 from minicontainer.linux.flags import CLONE_NEWNS, MS_PRIVATE, MS_REC
@@ -31,9 +32,11 @@ class Copy(NamedTuple):
     destination: str
     is_directory: bool = False
     owner: str = ""
-    mode: int | None = None
+    mode: str = ""
     keep_owner: bool = False
     extract: bool = False
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
 
 
 class Owner(NamedTuple):
@@ -89,7 +92,12 @@ def place(taken: list[tuple[Tree, Source]], copy: Copy) -> list[str]:
     elif len(taken) > 1 and not os.path.isdir(destination):
         raise Error(f"{len(taken)} sources match: the destination must be a directory: {copy.destination}/")
     for tree, source in taken:
-        if copy.extract and not source.is_directory and _extract(tree, source, destination, owner):
+        if (
+            copy.extract
+            and not source.is_directory
+            and not source.is_packed
+            and _extract(tree, source, destination, owner)
+        ):
             continue
         target = _target(source, destination)
         make_directories(os.path.dirname(target), owner)
@@ -183,11 +191,12 @@ def _copy_content(source: int, target: int) -> None:
         os.close(target)
 
 
-def _attributes(target: str, entry: Entry, mode: int | None, owner: Owner | None) -> None:
+def _attributes(target: str, entry: Entry, mode: str, owner: Owner | None) -> None:
     uid, gid = (entry.uid, entry.gid) if owner is None else owner
     os.chown(target, uid, gid, follow_symlinks=False)
     if not stat.S_ISLNK(entry.mode):  # after chown(2), which clears the setuid bit
-        os.chmod(target, stat.S_IMODE(entry.mode) if mode is None else mode)
+        own = stat.S_IMODE(entry.mode)
+        os.chmod(target, file_modes.changed(mode, own, stat.S_ISDIR(entry.mode)) if mode else own)
 
 
 # --- owners ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ silent, by what BuildKit's frontend does. What is not built yet is refused by na
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from minicontainer.errors import Error
@@ -43,6 +43,14 @@ class Instruction(NamedTuple):
     def flag(self, name: str, default: str = "") -> str:
         return dict(self.flags).get(name, default)
 
+    def flag_values(self, name: str) -> tuple[str, ...]:
+        """Of a flag that may be given again and again."""
+        return tuple(value for known, value in self.flags if known == name)
+
+    def has(self, name: str) -> bool:
+        """Of a flag that is there or not."""
+        return self.flag(name) == "true"
+
 
 class Dockerfile(NamedTuple):
     """A parsed file: its directives (syntax, escape, check) and its instructions."""
@@ -57,7 +65,10 @@ class Dockerfile(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How an instruction reads its arguments, how many it takes, and which flags it knows."""
+    """How an instruction reads its arguments, how many it takes, and which flags it knows.
+
+    A flag with `?` is there or not, one with `*` may be given again and again.
+    """
 
     read: str
     least: int = 1
@@ -67,11 +78,11 @@ class Form(NamedTuple):
 
 
 INSTRUCTIONS = {
-    "ADD":         Form("paths", least=2, flags=("chown", "chmod"),
-                        later=("checksum", "keep-git-dir", "link", "exclude", "unpack")),
+    "ADD":         Form("paths", least=2, flags=("chown", "chmod", "link?", "exclude*", "checksum", "keep-git-dir?",
+                                                 "unpack?")),
     "ARG":         Form("words"),
     "CMD":         Form("command", least=0),
-    "COPY":        Form("paths", least=2, flags=("from", "chown", "chmod"), later=("link", "parents", "exclude")),
+    "COPY":        Form("paths", least=2, flags=("from", "chown", "chmod", "link?", "parents?", "exclude*")),
     "ENTRYPOINT":  Form("command", least=0),
     "ENV":         Form("pairs"),
     "EXPOSE":      Form("words"),
@@ -80,7 +91,7 @@ INSTRUCTIONS = {
     "LABEL":       Form("pairs"),
     "MAINTAINER":  Form("text"),
     "ONBUILD":     Form("nested"),
-    "RUN":         Form("command", flags=("network",), later=("mount", "security", "device")),
+    "RUN":         Form("command", flags=("mount*", "network", "security"), later=("device",)),
     "SHELL":       Form("json"),
     "STOPSIGNAL":  Form("text", most=1),
     "USER":        Form("text", most=1),
@@ -150,6 +161,8 @@ def _logical_lines(lines: list[str], escape: str) -> Iterator[tuple[int, str, tu
                 line, at = line + lines[at], at + 1
         if mark:
             line = line[: mark.end(1)]
+        if not line.strip():  # an escape with nothing after it
+            continue
         documents, at = _heredocs(lines, at, line, first, escape)
         yield first, line.strip(), documents
 
@@ -200,7 +213,7 @@ def _instruction(line: int, text: str, heredocs: tuple[Heredoc, ...], escape: st
     keyword, rest = word.upper(), text[len(word) :].strip()
     form = INSTRUCTIONS.get(keyword)
     if form is None:
-        raise _Refused(line, f"unknown instruction {word}{_suggestion(keyword)}")
+        raise _Refused(line, f"unknown instruction {word}{_suggestion(keyword, INSTRUCTIONS)}")
     flags, rest = _flags(line, keyword, form, rest, escape)
     found = Instruction(keyword=keyword, arguments=(), line=line, text=text, flags=flags, heredocs=heredocs)
     if form.read == "nested":
@@ -212,11 +225,11 @@ def _instruction(line: int, text: str, heredocs: tuple[Heredoc, ...], escape: st
     return found._replace(arguments=arguments, exec_form=exec_form)
 
 
-def _suggestion(keyword: str) -> str:
+def _suggestion(word: str, known: Iterable[str], mark: str = "") -> str:
     import difflib  # only for the message of a mistake
 
-    close = difflib.get_close_matches(keyword, INSTRUCTIONS, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {mark}{close[0]}?" if close else ""
 
 
 def _nested(line: int, text: str, heredocs: tuple[Heredoc, ...], escape: str) -> Instruction:
@@ -230,23 +243,28 @@ def _nested(line: int, text: str, heredocs: tuple[Heredoc, ...], escape: str) ->
 
 def _flags(line: int, keyword: str, form: Form, rest: str, escape: str) -> tuple[tuple[tuple[str, str], ...], str]:
     """The `--name=value` words in front, and what follows them."""
-    found: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
+    kinds = {name.rstrip("?*"): name[-1] for name in form.flags}
     while form.flags and rest.startswith("--"):
         word = split(rest, escape)[0]
         rest = rest[len(word) :].lstrip()
         if word == "--":
             break
-        name, _, value = word[2:].partition("=")
+        name, equals, value = word[2:].partition("=")
         if name in form.later:
             raise _Refused(line, f"{keyword}: --{name} is not built yet")
-        if name not in form.flags:
-            raise _Refused(line, f"{keyword}: unknown flag --{name}")
-        if name in found:
+        if name not in kinds:
+            raise _Refused(line, f"{keyword}: unknown flag --{name}{_suggestion(name, kinds, '--')}")
+        if kinds[name] != "*" and name in dict(found):
             raise _Refused(line, f"{keyword}: flag --{name} given twice")
+        if kinds[name] == "?":
+            value = value if equals else "true"
+            if value not in ("true", "false"):
+                raise _Refused(line, f"{keyword}: --{name}={value}: it is true or false")
         if not value:
             raise _Refused(line, f"{keyword}: flag --{name} needs a value: --{name}=...")
-        found[name] = value
-    return tuple(found.items()), rest
+        found.append((name, value))
+    return tuple(found), rest
 
 
 def _arguments(line: int, keyword: str, read: str, rest: str, escape: str) -> tuple[tuple[str, ...], bool]:

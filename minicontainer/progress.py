@@ -110,6 +110,9 @@ class Quiet(Progress):
             self.stream.flush()
 
 
+MODES = ("auto", "plain", "tty", "quiet")
+
+
 def progress(mode: str, stream: TextIO) -> Progress:
     """By the name that `--progress` takes: auto, plain, tty or quiet."""
     if mode == "auto":

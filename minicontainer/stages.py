@@ -5,7 +5,7 @@ image-spec, config.md; where they are silent, by what BuildKit does.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from minicontainer.dockerfile import BuildError, Dockerfile, Instruction
@@ -181,9 +181,17 @@ def wanted(dockerfile: Dockerfile, stages: Sequence[Stage], target: str) -> tupl
 
 
 def _needs(stages: Sequence[Stage], stage: Stage) -> set[int]:
-    named = [find(stages, instruction.flag("from"), stage.number) for instruction in stage.instructions]
+    names = [name for instruction in stage.instructions for name in _named(instruction)]
+    named = [find(stages, name, stage.number) for name in names]
     needs = {other.number for other in named if other is not None}
     return needs | ({stage.base} if stage.base is not None else set())
+
+
+def _named(instruction: Instruction) -> Iterator[str]:
+    """The stages that --from and the mounts of a RUN may name, as written: one with a variable is built when met."""
+    yield instruction.flag("from")
+    for text in instruction.flag_values("mount"):
+        yield from (word.partition("=")[2] for word in text.split(",") if word.startswith("from="))
 
 
 # --- what an instruction does to the config --------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import bundle, containers, files, json_documents, logs, overlays, runtime, seccomp
-from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home
+from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home, Volume
 from minicontainer.errors import Error
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
@@ -239,6 +239,16 @@ class Supervisor:
         made = self.container
         overlays.mount(made.lowers, made.upper, made.work, f"{made.bundle}/rootfs", self._mapping(), self._step)
         undo.callback(syscalls.umount, f"{made.bundle}/rootfs", flags.MNT_DETACH)  # so that it can be removed
+        for number, volume in enumerate(made.options.volumes):
+            if volume.layers:
+                self._mount_volume(volume, bundle.volume_place(made, number), undo)
+
+    def _mount_volume(self, volume: Volume, place: str, undo: ExitStack) -> None:
+        """A volume that is of layers: its bundle keeps what is written to it, and goes with the container."""
+        for name in ("upper", "work", "root"):
+            os.makedirs(f"{place}/{name}", 0o755, exist_ok=True)
+        overlays.mount(volume.layers, f"{place}/upper", f"{place}/work", f"{place}/root", self._mapping(), self._step)
+        undo.callback(syscalls.umount, f"{place}/root", flags.MNT_DETACH)
 
     def _step(self, step: Step) -> Any:
         if self.explain is not None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from minicontainer import build, engine, snapshots
+from minicontainer import build, cli, engine, snapshots
 from minicontainer.build import BuildError, Request
 from minicontainer.containers import Home
 from minicontainer.errors import Error, ImageNotFound
@@ -361,11 +361,11 @@ def test_a_source_date_makes_builds_the_same(world: World, tmp_path: Path) -> No
         ),
         ("FROM base\nCOPY Dockerfile f /x", "Dockerfile:2: COPY: with more than one source"),
         ("FROM base\nCOPY --from=base /none /", "Dockerfile:2: COPY: /none is not in --from=base"),
-        ("FROM base\nCOPY --chmod=u+x Dockerfile /", "Dockerfile:2: COPY: --chmod=u+x: only octal"),
-        ("FROM base\nADD https://host/x /", "Dockerfile:2: ADD: https://host/x: a URL is not fetched yet"),
+        ("FROM base\nCOPY --chmod=rwx Dockerfile /", "Dockerfile:2: COPY: --chmod=rwx: it is an octal mode"),
+        ("FROM base\nADD http://127.0.0.1:1/x /", "Dockerfile:2: ADD: http://127.0.0.1:1/x: "),
         ("FROM base\nWORKDIR /etc/passwd/x", "Dockerfile:2: WORKDIR: /etc/passwd is not a directory"),
         ("FROM base\nRUN --network=lan x", "Dockerfile:2: RUN: --network=lan is none of"),
-        ("FROM base\nRUN --mount=type=cache,target=/c x", "Dockerfile:2: RUN: --mount is not built yet"),
+        ("FROM base\nRUN --device=x y", "Dockerfile:2: RUN: --device is not built yet"),
         ("FROM base\nEXPOSE x", "Dockerfile:2: EXPOSE: x is not a port"),
         ("FROM base\nFOO x", "Dockerfile:2: unknown instruction FOO"),
         ('FROM base\nENV a="${b:?must be}"', "Dockerfile:2: ENV: b: must be"),
@@ -413,7 +413,7 @@ def test_the_command_takes_dockers_flags(world: World, capsys: pytest.CaptureFix
     (world.context / "Other").write_text("FROM base AS x\nARG v\nLABEL v=$v\nFROM scratch AS y\nCOPY Other /\n")
     argv = ["-f", str(world.context / "Other"), "-t", "flags", "-t", "flags:2", "--target", "x", "--build-arg", "v=1"]
     argv += ["--label", "l=2", "--iidfile", str(tmp_path / "iid"), "--network", "none", "-q", str(world.context)]
-    assert build.main(world.home, argv) == 0
+    assert cli.dispatch(["--root", world.home.data, "build", *argv]) == 0
     image_id = (tmp_path / "iid").read_text()
     assert capsys.readouterr().out == image_id + "\n"
     manifest = world.store().manifest(world.store().resolve("flags:2"))

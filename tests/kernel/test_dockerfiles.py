@@ -656,11 +656,11 @@ BAD: dict[str, str] = {  # a Dockerfile: its error
     "FROM scratch\nENV a=\"x": f"{D}:2: ENV: unexpected end of '\"x': no matching double quote",
     "FROM scratch\nENV a=${b!c}": f"{D}:2: ENV: unsupported modifier '!' in '${{b!c}}'",
     "FROM scratch\nCOPY a.txt": f"{D}:2: COPY: needs at least 2 arguments, got 1",
-    "FROM scratch\nCOPY --frm=x a /": f"{D}:2: COPY: unknown flag --frm",
+    "FROM scratch\nCOPY --frm=x a /": f"{D}:2: COPY: unknown flag --frm; did you mean --from?",
     "FROM scratch\nCOPY --chown=1 --chown=2 a /": f"{D}:2: COPY: flag --chown given twice",
     "FROM scratch\nCOPY --chmod a /": f"{D}:2: COPY: flag --chmod needs a value: --chmod=...",
     "FROM scratch\nCOPY --chmod=999 a.txt /": (
-        f"{D}:2: COPY: --chmod=999: only octal modes, like 755, are understood yet"
+        f"{D}:2: COPY: --chmod=999: it is an octal mode, like 755, or a symbolic one, like u=rwX,go=rX"
     ),
     "FROM scratch\nCOPY none /": f"{D}:2: COPY: none is not in the context CONTEXT",
     "FROM scratch\nCOPY a.txt b.txt /x": (

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import build
+from minicontainer import build, build_options, cli
 from minicontainer.build import BuildError, Request
 from minicontainer.build_cache import Cache, Layer, clamp_times, drop_unchanged
-from minicontainer.build_steps import _destination, _script, _without_proxies, read_ignore
-from minicontainer.containers import Home
+from minicontainer.build_copies import _destination
+from minicontainer.build_runs import _script, _without_proxies
 from minicontainer.dockerfile import Instruction, parse
 from minicontainer.oci.image import LAYER_GZIP, ContainerConfig, Descriptor
 from minicontainer.stages import Refused, State
 from minicontainer.store import Store
+from minicontainer.workbench import read_ignore
 
 
 def instruction(text: str) -> Instruction:
@@ -82,16 +83,16 @@ def test_the_command_refuses_what_it_cannot_read(
     context: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     with pytest.raises(Exception, match=said):
-        build.main(Home(data=str(tmp_path / "data")), [*arguments, str(context)])
+        cli.dispatch(["--root", str(tmp_path / "data"), "build", *arguments, str(context)])
     assert not (tmp_path / "data").exists()
 
 
 def test_a_build_arg_without_a_value_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIVEN", "v")
     monkeypatch.delenv("ABSENT", raising=False)
-    assert build._from_environment("GIVEN") == ("GIVEN", "v")
-    assert build._from_environment("ABSENT") is None
-    assert build._from_environment("A=b=c") == ("A", "b=c")
+    assert build_options.from_environment("GIVEN") == ("GIVEN", "v")
+    assert build_options.from_environment("ABSENT") is None
+    assert build_options.from_environment("A=b=c") == ("A", "b=c")
 
 
 def test_directories_of_dead_builds_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
@@ -131,8 +132,8 @@ def test_a_destination_is_below_the_workdir(written: str, destination: str, is_d
 def test_flags_of_copy_are_expanded() -> None:
     state = State(config=ContainerConfig(), arguments={"m": "640", "o": "web"})
     copy = _destination(instruction("ADD --chmod=$m --chown=$o:$o x /"), "/", state, "\\")
-    assert (copy.mode, copy.owner, copy.extract) == (0o640, "web:web", True)
-    with pytest.raises(Refused, match="only octal"):
+    assert (copy.mode, copy.owner, copy.extract) == ("640", "web:web", True)
+    with pytest.raises(Refused, match="an octal mode, like 755"):
         _destination(instruction("COPY --chmod=rwx x /"), "/", state, "\\")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minicontainer import build, cli, runtime_cli
+from minicontainer import cli, runtime_cli
 from minicontainer.dockerfile import INSTRUCTIONS
 from miniecs import acs, demo, placement, server
 from miniecs import cli as miniecs_cli
@@ -61,7 +61,6 @@ def test_every_command_and_flag_of_minicontainer_is_in_its_reference() -> None:
         entry.command.name: long_names(name for flag in entry.command.flags for name in flag.names)
         for entry in cli.TABLE
     }
-    commands["build"] = long_names(name for action in build._parser()._actions for name in action.option_strings)
     assert compare(page("minicontainer"), commands, shared="Flags of run and create") == []
 
 
@@ -134,6 +133,7 @@ def test_every_frame_of_a_session_is_in_the_reference() -> None:
 def test_every_instruction_and_its_flags_are_in_the_reference() -> None:
     text = page("minicontainer").partition("## Dockerfile")[2]
     words = [*INSTRUCTIONS, *(f"--{flag}" for form in INSTRUCTIONS.values() for flag in (*form.flags, *form.later))]
+    words = [word.rstrip("?*") for word in words]
     assert [word for word in words if word not in text] == []
 
 

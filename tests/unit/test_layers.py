@@ -12,19 +12,23 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
-    0: "errors values files expansion patterns progress linux/flags",
+    0: "errors values files expansion patterns progress linux/flags file_modes",
     1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference oci/runtime plan "
-    "archives credentials arguments dockerfile",
+    "archives credentials arguments dockerfile cache_mounts remotes",
     2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing "
     "distribution context",
-    3: "store layers states init bundle ports run_options copying stages",
-    4: "network layer_blobs registry operations reports image_archives",
+    3: "agent_socket store layers states init bundle ports run_options copying stages",
+    4: "build_options run_mounts network layer_blobs registry operations reports image_archives",
     5: "snapshots runtime",
     6: "images build_cache inspection runtime_cli supervisor",
     7: "engine runtime_main",
-    8: "build_steps foreground image_commands spawner",
-    9: "build container_commands",
-    10: "cli",
+    8: "workbench foreground image_commands spawner",
+    9: "build_copies container_commands",
+    10: "build_runs",
+    11: "build_steps",
+    12: "build",
+    13: "build_command",
+    14: "cli",
 }
 MINIECS = {
     0: "errors terminal journal tables census",
