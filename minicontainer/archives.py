@@ -1,10 +1,10 @@
-"""Archives: tar streams read with suspicion, their compression, and their members' attributes in both directions.
+"""Archives: what a member of a tar stream is, compression, and reading and writing by the standard library.
 
-The ground that `layers` stands on: the standard library's tarfile in stream mode, with what it leaves open closed.
+The ground that `tar`, the fast reader, and `layers` stand on. `members` here is the readable reference: tarfile in
+stream mode, with what it leaves open closed; property tests hold the fast reader to it.
 Ruled by pax (POSIX.1-2017), GNU tar's and star's extensions (SCHILY.xattr), and xattr(7).
 """
 
-import errno
 import gzip
 import io
 import os
@@ -12,14 +12,15 @@ import re
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from minicontainer.errors import Error
 
 CHUNK = 1 << 17  # tarfile copies what is left of a chunk at each header
 HEADER_LIMIT = 1 << 20  # of a long name or a PAX header: a file name and its xattrs are far smaller
 PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.")  # overlayfs' own language: an image may not speak it
+TIME_LIMIT = 1 << 62  # nanoseconds, a hundred years from 1970: further ones do not fit into a file's status
 PAX_XATTR = "SCHILY.xattr."
 TYPES = {
     stat.S_IFREG: tarfile.REGTYPE,
@@ -29,6 +30,7 @@ TYPES = {
     stat.S_IFBLK: tarfile.BLKTYPE,
     stat.S_IFIFO: tarfile.FIFOTYPE,
 }
+FORMS = {kind: form for form, kind in TYPES.items()} | {tarfile.LNKTYPE: 0}  # every other type is a file: POSIX
 
 
 class Reader(Protocol):
@@ -38,6 +40,25 @@ class Reader(Protocol):
 class InvalidLayer(Error):
     def __init__(self, name: bytes | str, reason: str) -> None:
         super().__init__(f"invalid layer: {os.fsdecode(name)[:200]!r}: {reason}")
+
+
+class Member(NamedTuple):
+    """One entry of an archive, whatever format told it. `form` is that of a file status; 0 is a hard link."""
+
+    name: bytes
+    form: int
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime: int = 0  # nanoseconds
+    link: bytes = b""
+    major: int = 0
+    minor: int = 0
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+
+
+Content = Iterable[tuple[int, bytes | memoryview]]  # pieces of a file, each with its offset
 
 
 # Compression
@@ -120,17 +141,59 @@ def _zstd_error() -> type[Exception]:
 # Reading
 
 
-def members(stream: Reader) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Each member of an uncompressed archive, with the archive: extract its content before asking for the next.
+def members(stream: Reader) -> Iterator[tuple[Member, Content]]:
+    """Each member of an uncompressed archive with its content, which is to be read before the next is asked for.
 
     Raises:
-        InvalidLayer, tarfile.TarError: a header is broken or out of bounds, or the archive ends too early.
+        InvalidLayer: a header is broken or out of bounds, or the archive ends too early.
     """
-    archive = tarfile.open(fileobj=cast(Any, stream), mode="r|", bufsize=CHUNK, tarinfo=_Member, encoding="utf-8")
-    while (member := archive.next()) is not None:
-        cast(Any, archive).members.clear()  # tarfile keeps every member; a layer may have millions
-        _check(member)
-        yield archive, member
+    try:
+        archive = tarfile.open(fileobj=cast(Any, stream), mode="r|", bufsize=CHUNK, tarinfo=_Member, encoding="utf-8")
+        while (found := archive.next()) is not None:
+            cast(Any, archive).members.clear()  # tarfile keeps every member; a layer may have millions
+            member = _member(found)
+            yield member, _content(archive, found) if member.form == stat.S_IFREG else ()
+    except tarfile.TarError as error:
+        raise InvalidLayer("archive", str(error)) from error
+
+
+def _member(found: tarfile.TarInfo) -> Member:
+    headers = found.pax_headers
+    return checked(
+        Member(
+            name=os.fsencode(found.name).rstrip(b"/"),
+            form=0 if found.islnk() else FORMS.get(found.type, stat.S_IFREG),  # other types are files: POSIX
+            mode=found.mode,
+            uid=found.uid,
+            gid=found.gid,
+            size=found.size,
+            mtime=nanoseconds(str(headers.get("mtime", found.mtime))),
+            link=os.fsencode(found.linkname),
+            major=found.devmajor,
+            minor=found.devminor,
+            xattrs=tuple(
+                (key.removeprefix(PAX_XATTR), text.encode("utf-8", "surrogateescape"))  # as tarfile has decoded it
+                for key, text in headers.items()
+                if key.startswith(PAX_XATTR)
+            ),
+        )
+    )
+
+
+def _content(archive: tarfile.TarFile, found: tarfile.TarInfo) -> Content:
+    file = cast(io.RawIOBase, cast(Any, archive.extractfile(found)).raw)  # a stream cannot seek back for a buffer
+    sparse: list[tuple[int, int]] | None = getattr(found, "sparse", None)
+    for offset, size in sparse if sparse is not None else [(0, found.size)]:
+        file.seek(offset)
+        while size:
+            try:
+                data = file.read(min(size, CHUNK))
+            except tarfile.ReadError:
+                data = b""
+            if not data:
+                raise InvalidLayer(found.name, "the archive ends in the middle of the file")
+            yield offset, data
+            offset, size = offset + len(data), size - len(data)
 
 
 class _Member(tarfile.TarInfo):
@@ -158,19 +221,21 @@ def _header_error(name: str) -> type[Exception]:
     return cast(type[Exception], getattr(tarfile, name))  # public names in the source that the stubs leave out
 
 
-def _check(member: tarfile.TarInfo) -> None:
-    if "\0" in member.name or "\0" in member.linkname:
+def checked(member: Member) -> Member:
+    """A member whose fields are in bounds."""
+    if b"\0" in member.name or b"\0" in member.link:
         raise InvalidLayer(member.name, "a name with a NUL")
     if not (0 <= member.uid < 1 << 32 and 0 <= member.gid < 1 << 32):
         raise InvalidLayer(member.name, f"owner {member.uid}:{member.gid} is out of range")
-    if member.size < 0:
+    if not 0 <= member.size < 1 << 63:
         raise InvalidLayer(member.name, f"a size of {member.size} bytes")
+    return member
 
 
-def components(name: str) -> tuple[bytes, ...]:
+def components(name: bytes) -> tuple[bytes, ...]:
     """The path as the container would resolve it lexically: `..` at the root is the root, path_resolution(7)."""
     parts: list[bytes] = []
-    for part in os.fsencode(name).split(b"/"):
+    for part in name.split(b"/"):
         if part == b"..":
             del parts[-1:]
         elif part not in (b"", b"."):
@@ -178,35 +243,14 @@ def components(name: str) -> tuple[bytes, ...]:
     return tuple(parts)
 
 
-def times(member: tarfile.TarInfo) -> tuple[int, int]:
-    """atime and mtime in nanoseconds, both the mtime; tarfile's float would lose the last digits of a PAX time."""
-    text = str(member.pax_headers.get("mtime", ""))
-    if re.fullmatch(r"-?\d{1,18}(\.\d+)?", text):
-        seconds, _, fraction = text.partition(".")
-        nanoseconds = int(fraction[:9].ljust(9, "0")) if fraction else 0
-        mtime = int(seconds) * 10**9 + (-nanoseconds if seconds.startswith("-") else nanoseconds)
-    else:
-        mtime = int(max(-(2**40), min(member.mtime, 2**40))) * 10**9
-    mtime = max(-(2**62), min(mtime, 2**62))
-    return mtime, mtime
-
-
-def set_xattrs(target: int | str, member: tarfile.TarInfo) -> None:
-    """Set what the member has but overlayfs' own, on a descriptor or on a path whose last component is not followed."""
-    for key, text in member.pax_headers.items():
-        name = key.removeprefix(PAX_XATTR)
-        if name == key or name.startswith(PRIVATE_XATTRS):
-            continue
-        value = text.encode("utf-8", "surrogateescape")  # as tarfile has decoded it
-        try:
-            if isinstance(target, int):
-                os.setxattr(target, name, value)
-            else:
-                os.setxattr(target, name, value, follow_symlinks=False)
-        except OSError as error:
-            # user.* is for files and directories alone, and not every file system keeps every kind: xattr(7)
-            if error.errno not in (errno.ENOTSUP, errno.EPERM) or name == "security.capability":
-                raise
+def nanoseconds(text: str) -> int:
+    """A PAX time, of which a float would lose the last digits; one that is none counts as 0."""
+    if not re.fullmatch(r"-?\d{1,18}(\.\d+)?", text, re.ASCII):
+        return 0
+    whole, _, fraction = text.partition(".")
+    rest = int(fraction[:9].ljust(9, "0")) if fraction else 0
+    time = int(whole) * 10**9 + (-rest if whole.startswith("-") else rest)
+    return max(-TIME_LIMIT, min(time, TIME_LIMIT))
 
 
 # Writing

@@ -41,12 +41,12 @@ def sync_directory(path: str) -> None:
 
 
 @contextmanager
-def lock(path: str, shared: bool = False) -> Iterator[None]:
-    """Hold flock(2) on `path` (made if absent). The lock dies with its holder, also after kill -9."""
+def lock(path: str, shared: bool = False) -> Iterator[int]:
+    """Hold flock(2) on `path` (made if absent), by this descriptor. It dies with its holder, also after kill -9."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -6,16 +6,19 @@ written here is both at once, as docker does since 25, so that docker, podman an
 
 import io
 import json
+import os
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
-from minicontainer.archives import Reader, decompressed, members
+from minicontainer.archives import Content, InvalidLayer, Reader, decompressed
 from minicontainer.errors import Error
 from minicontainer.oci import image
 from minicontainer.oci.image import Descriptor, Index, Manifest
 from minicontainer.oci.reference import Reference
 from minicontainer.store import DOCUMENT_LIMIT, Store
+from minicontainer.tar import members
 
 CHUNK = 1 << 20
 CONTAINERD_NAME = "io.containerd.image.name"
@@ -100,7 +103,7 @@ def load(store: Store, stream: Reader) -> list[str]:
     with store.session():
         try:
             blobs, links, documents = _take(store, decompressed(stream))
-        except tarfile.TarError as error:
+        except InvalidLayer as error:
             raise InvalidArchive(f"this archive is broken or cut short: {error}") from error
         if "index.json" in documents and "oci-layout" in blobs:
             found = _oci(store, documents["index.json"])
@@ -119,16 +122,17 @@ def _take(store: Store, stream: Reader) -> tuple[dict[str, Descriptor], dict[str
     blobs: dict[str, Descriptor] = {}
     links: dict[str, str] = {}
     documents: dict[str, bytes] = {}
-    for archive, member in members(stream):
-        name = member.name.removeprefix("./")
-        if member.issym() or member.islnk():
-            links[name] = _joined(name, member.linkname) if member.issym() else member.linkname.removeprefix("./")
-        elif member.isreg():
-            content = cast(IO[bytes], archive.extractfile(member))
+    for member, content in members(stream):
+        name, target = os.fsdecode(member.name).removeprefix("./"), os.fsdecode(member.link)
+        if member.form == stat.S_IFLNK:
+            links[name] = _joined(name, target)
+        elif member.form == 0:
+            links[name] = target.removeprefix("./")
+        elif member.form == stat.S_IFREG:
             if name in ("index.json", "manifest.json"):
                 if member.size > DOCUMENT_LIMIT:
                     raise InvalidArchive(f"{name} of {member.size} bytes is more than {DOCUMENT_LIMIT}")
-                documents[name] = content.read()
+                documents[name] = b"".join(piece for _, piece in content)
             else:
                 blobs[name] = _blob(store, content)
     return blobs, links, documents
@@ -145,13 +149,12 @@ def _joined(name: str, target: str) -> str:
     return "/".join(parts)
 
 
-def _blob(store: Store, content: IO[bytes]) -> Descriptor:
+def _blob(store: Store, content: Content) -> Descriptor:
+    first = b""
     with store.writer() as writer:
-        first = content.read(CHUNK)
-        data = first
-        while data:
-            writer.write(data)
-            data = content.read(CHUNK)
+        for _, piece in content:
+            first = first or bytes(piece[:4])
+            writer.write(piece)
         digest, size = writer.commit()
     media_type = image.LAYER_GZIP if first[:2] == b"\x1f\x8b" else image.LAYER
     media_type = image.LAYER_ZSTD if first[:4] == b"\x28\xb5\x2f\xfd" else media_type

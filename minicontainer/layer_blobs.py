@@ -7,19 +7,24 @@ Ruled by image-spec, layer.md.
 import gzip
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import BinaryIO
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 
-from minicontainer import files, layers
+from minicontainer import changesets, files, layers
 from minicontainer.archives import Reader
+from minicontainer.changesets import Limits, Path
 from minicontainer.linux import syscalls
 from minicontainer.oci.image import LAYER_GZIP, Descriptor, InvalidImage
 from minicontainer.store import Store, Writer
+from minicontainer.tar import members
 
 Progress = Callable[[str, str, int, int], None]  # event, digest, bytes done, bytes in all
 
 CHUNK = 1 << 20
+CHUNKS_AHEAD = 4
+RATIO_COUNTS_FROM = 1 << 30  # bytes: below, no ratio hurts
 COMPRESSION = 6  # gzip's level: what everybody's layers have
 
 
@@ -27,37 +32,35 @@ def unpack(
     store: Store,
     descriptor: Descriptor,
     diff_id: str,
-    target: str,
     staging: str,
-    below: Sequence[str],
-    progress: Progress | None,
-) -> None:
-    """Unpack a layer to `target`, by way of `staging`; its lock is held. `below`: its parents, the topmost first."""
+    progress: Progress | None = None,
+    limits: Limits = Limits(),
+) -> list[Path]:
+    """Unpack a layer into the fresh directory `staging`; the directories that it only implies.
+
+    Its lock is held. Reading, decompressing and hashing go on in threads while this one makes files.
+
+    Raises:
+        Error: blob digest, size, diff_id or media type are not what was announced, or it is no layer.
+    """
     files.remove_tree(staging)  # of one who died: we hold the layer's lock
     os.makedirs(staging, mode=0o700)
     with ExitStack() as undo:
         undo.callback(files.remove_tree, staging)
-        with store.open(descriptor.digest) as file:
-            _apply_verified(file, staging, descriptor, diff_id, below, progress)
-        sync(staging)
-        os.rename(staging, target)
-        files.sync_directory(os.path.dirname(target))
+        with store.open(descriptor.digest) as file, ExitStack() as threads:
+            blob = _Hashing(file, descriptor.digest, progress, descriptor.size)
+            plain = _Bounded(layers.decompress(descriptor.media_type, blob), blob, limits)
+            tar = _Hashing(threads.enter_context(_Ahead(plain)), diff_id)
+            stream = threads.enter_context(_Ahead(tar))
+            implied = changesets.unpack(members(stream), staging, limits)
+            stream.drain()
+            _verify(blob, tar, descriptor)
         undo.pop_all()
+    return implied
 
 
-def _apply_verified(
-    file: BinaryIO,
-    directory: str,
-    descriptor: Descriptor,
-    diff_id: str,
-    below: Sequence[str],
-    progress: Progress | None,
-) -> None:
-    blob = _Hashing(file, descriptor.digest, progress, descriptor.size)
-    tar = _Hashing(layers.decompress(descriptor.media_type, blob), diff_id)
-    layers.apply(tar, directory, below)
-    tar.drain()
-    blob.drain()
+def _verify(blob: "_Hashing", tar: "_Hashing", descriptor: Descriptor) -> None:
+    blob.drain()  # what stands behind the end of a compressed stream belongs to the digest too
     if blob.size != descriptor.size:
         raise InvalidImage(descriptor.digest, f"the layer has {blob.size} bytes, its descriptor says {descriptor.size}")
     for hashed, what in ((blob, "layer"), (tar, "diff_id")):
@@ -82,12 +85,75 @@ class _Hashing:
         return data
 
     def drain(self) -> None:
-        """What stands behind the end of an archive or a compressed stream belongs to the digest too."""
         while self.read(CHUNK):
             continue
 
     def digest(self) -> str:
         return f"{self._hash.name}:{self._hash.hexdigest()}"
+
+
+class _Bounded:
+    """Reads a decompressed stream as far as a layer may reach: a few bytes can hold the zeros of a whole disk."""
+
+    def __init__(self, file: Reader, blob: _Hashing, limits: Limits) -> None:
+        self._file, self._blob, self._limits, self._size = file, blob, limits, 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self._size += len(data)
+        if self._size > self._limits.unpacked:
+            reason = f"more than {self._limits.unpacked} bytes unpacked; the limit `unpacked` can be raised"
+            raise InvalidImage(self._blob.expected, reason)
+        if self._size > RATIO_COUNTS_FROM and self._size > self._limits.ratio * self._blob.size:
+            reason = f"{self._blob.size} bytes hold more than {self._size}; the limit `ratio` is {self._limits.ratio}"
+            raise InvalidImage(self._blob.expected, reason)
+        return data
+
+
+class _Ahead:
+    """A stream read in a thread of its own, a few chunks before they are asked for."""
+
+    def __init__(self, file: Reader) -> None:
+        self._file = file
+        self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(CHUNKS_AHEAD)
+        self._wanted, self._ended = True, False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        data: bytes | BaseException = b"more"
+        while self._wanted and data and not isinstance(data, BaseException):
+            try:
+                data = self._file.read(CHUNK)
+            except BaseException as error:  # noqa: BLE001 - the edge of a thread: raised again by who reads
+                data = error
+            self._chunks.put(data)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next chunk, whatever `size`."""
+        del size
+        if self._ended:
+            return b""
+        data = self._chunks.get()
+        if isinstance(data, BaseException):
+            self._ended = True
+            raise data
+        self._ended = not data
+        return data
+
+    def drain(self) -> None:
+        while self.read():
+            continue
+
+    def __enter__(self) -> "_Ahead":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the thread end, whatever it stands at."""
+        self._wanted = False
+        while self._thread.is_alive():
+            with suppress(queue.Empty):
+                self._chunks.get(timeout=0.01)
 
 
 def sync(directory: str) -> None:

@@ -20,6 +20,7 @@ from minicontainer.linux.flags import (
     MOVE_MOUNT_T_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    OVERLAY_OPAQUE,
 )
 from minicontainer.oci.runtime import IdMapping
 from minicontainer.plan import Step
@@ -28,7 +29,7 @@ from minicontainer.values import Any
 Mapping = Sequence[IdMapping]
 Do = Callable[[Step], Any]  # who executes a step, and may show it before
 
-OPAQUE = "trusted.overlay.opaque"  # the xattr of a directory that hides what is below it
+OPAQUE = OVERLAY_OPAQUE  # the xattr of a directory that hides what is below it
 OPTIONS_LIMIT = 4000  # mount(2) takes a page of options
 # The upper must say by itself what it changes, for `layers.diff`; and nothing in a layer may redirect: overlayfs.rst
 OPTIONS = "index=off,metacopy=off,redirect_dir=nofollow"

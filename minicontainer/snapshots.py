@@ -6,7 +6,7 @@ whole, whatever died meanwhile, and a container of an image that is unpacked nee
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from minicontainer import files, overlays
@@ -26,37 +26,72 @@ def unpack(
     Raises:
         Error: a layer is not what its descriptor or the config says; nothing of it is kept.
     """
+    directories = _directories(data_root, manifest, config)
+    if not all(map(os.path.exists, directories)):
+        with unpacking(data_root, store, manifest, config, progress) as arrived:
+            for descriptor in manifest.layers:
+                arrived(descriptor)
+    return _visible(_without_repeats(directories[::-1]))
+
+
+def _directories(data_root: str, manifest: Manifest, config: ImageConfig) -> list[str]:
     if len(manifest.layers) != len(config.diff_ids):
         counts = f"{len(manifest.layers)} layers and {len(config.diff_ids)} diff_ids"
         raise InvalidImage(manifest.config.digest, f"it has {counts}")
-    directories = [diff_directory(data_root, diff_id) for diff_id in config.diff_ids]
+    return [diff_directory(data_root, diff_id) for diff_id in config.diff_ids]
+
+
+@contextmanager
+def unpacking(
+    data_root: str, store: Store, manifest: Manifest, config: ImageConfig, progress: Progress | None = None
+) -> Iterator[Callable[[Descriptor], None]]:
+    """Unpack layers as they come: call what this gives with each layer whose blob is in the store.
+
+    The layers are made side by side, each into a staging directory. At the end all are put on the disk at once and
+    get their names, the lowest first, so that a layer with a name has all of its parents.
+    """
+    from minicontainer import layer_blobs, layer_workers, layers, settings  # why here: most images are unpacked
+
+    directories = _directories(data_root, manifest, config)
     missing = {
         directory: (descriptor, diff_id)
         for directory, descriptor, diff_id in zip(directories, manifest.layers, config.diff_ids, strict=True)
         if not os.path.exists(directory)
     }
-    if missing:
-        _unpack(data_root, store, directories, missing, progress)
-    return _visible(_without_repeats(directories[::-1]))
+    with ExitStack() as undo:
+        workers = undo.enter_context(layer_workers.Workers(store, len(missing), settings.limits(), progress))
+        locks = {directory: undo.enter_context(_layer_lock(directory)) for directory in sorted(missing)}
+        for directory in list(missing):
+            if os.path.exists(directory):  # another process has made it while we waited
+                del missing[directory]
+        stagings = {directory: _staging(data_root, missing[directory][1]) for directory in missing}
+        left = set(missing)
+
+        def arrived(blob: Descriptor) -> None:
+            for directory, (descriptor, diff_id) in missing.items():
+                if descriptor.digest == blob.digest and directory in left:
+                    left.discard(directory)
+                    undo.callback(files.remove_tree, stagings[directory])
+                    workers.submit(layer_workers.Job(descriptor, diff_id, stagings[directory], locks[directory]))
+            workers.turn()
+
+        yield arrived
+        implied = workers.finish()
+        workers.close()
+        for number, directory in enumerate(directories):
+            if directory in missing:
+                below = [stagings.get(lower, lower) for lower in directories[:number]][::-1]
+                layers.imply(stagings[directory], implied[missing[directory][1]], _without_repeats(below))
+        if missing:
+            layer_blobs.sync(f"{data_root}/staging")
+        for directory in _without_repeats(directories):
+            if directory in missing:
+                os.rename(stagings[directory], directory)
+                files.sync_directory(os.path.dirname(directory))
 
 
-def _unpack(
-    data_root: str,
-    store: Store,
-    directories: list[str],
-    missing: Mapping[str, tuple[Descriptor, str]],
-    progress: Progress | None,
-) -> None:
-    from minicontainer import layer_blobs  # why here: most containers are of an image that is unpacked
-
-    with ExitStack() as locks:
-        for directory in sorted(missing):  # in one order everywhere, so that no two wait for each other
-            locks.enter_context(_layer_lock(directory))
-        for directory, (descriptor, diff_id) in missing.items():
-            if not os.path.exists(directory):  # another process may have made it while we waited
-                below = directories[: directories.index(directory)][::-1]
-                staging = f"{data_root}/staging/{diff_id.replace(':', '-')}"
-                layer_blobs.unpack(store, descriptor, diff_id, directory, staging, _without_repeats(below), progress)
+def _staging(data_root: str, diff_id: str) -> str:
+    return f"{data_root}/staging/{diff_id.replace(':', '-')}"
 
 
 def diff_directory(data_root: str, diff_id: str) -> str:
@@ -78,11 +113,11 @@ def adopt(data_root: str, diff_id: str, upper: str) -> None:
 
 
 @contextmanager
-def _layer_lock(directory: str) -> Iterator[None]:
+def _layer_lock(directory: str) -> Iterator[int]:
     parent = os.path.dirname(directory)
     os.makedirs(parent, mode=0o700, exist_ok=True)
-    with files.lock(f"{parent}/lock"):
-        yield
+    with files.lock(f"{parent}/lock") as descriptor:
+        yield descriptor
 
 
 def _without_repeats(topmost_first: Sequence[str]) -> tuple[str, ...]:

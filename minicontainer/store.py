@@ -285,7 +285,7 @@ class Store:
 
     # Garbage
 
-    def session(self) -> AbstractContextManager[None]:
+    def session(self) -> AbstractContextManager[int]:
         """While any process is in a session, nothing is collected: hold it from the first blob until the name."""
         return files.lock(f"{self.root}/.session.lock", shared=True)
 

@@ -181,6 +181,8 @@ SYSFS_MAGIC = 0x62656572
 TMPFS_MAGIC = 0x01021994
 OVERLAYFS_SUPER_MAGIC = 0x794C7630
 
+OVERLAY_OPAQUE = "trusted.overlay.opaque"  # overlayfs.rst: the xattr of a directory that hides what is below it
+
 # ioctls.h: ioctl_tty(2)
 TIOCSCTTY = 0x540E
 TIOCSWINSZ = 0x5414

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import layers
+from minicontainer import archives, changesets, layers
+from minicontainer import tar as fast
 from minicontainer.archives import InvalidLayer
 
 OPAQUE = "trusted.overlay.opaque"
@@ -402,3 +403,94 @@ def test_compressed_streams_of_each_kind_and_broken_ones(tmp_path: Path) -> None
                 continue
     with pytest.raises(InvalidLayer, match="media type"):
         layers.decompress("application/octet-stream", io.BytesIO(plain))
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize("value", ["short", "x" * 20])
+def test_a_broken_file_capability_is_one_clear_line(tmp_path: Path, value: str) -> None:
+    with pytest.raises(InvalidLayer, match=r"'d/ping': xattr 'security.capability' of \d+ bytes: ") as refused:
+        unpacked(tmp_path, entry("d/ping", pax_headers={"SCHILY.xattr.security.capability": value}))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (changesets.Limits(entries=2), "more than 2 entries; the limit `entries`"),
+        (changesets.Limits(name=20), "a name of 21 bytes; the limit `name` is 20"),
+        (changesets.Limits(depth=2), "too deep or too long; the limit `depth` is 2"),
+    ],
+)
+def test_a_limit_is_named_when_a_layer_is_over_it(tmp_path: Path, limits: changesets.Limits, said: str) -> None:
+    entries = [entry("a"), entry("b/c/d"), entry("long/name/of/21/bytes")]
+    with pytest.raises(InvalidLayer, match=said):
+        changesets.unpack(fast.members(io.BytesIO(tar(entries))), str(tmp_path), limits)
+
+
+@pytest.mark.kernel("overlay")
+def test_a_name_that_no_file_can_have_is_the_layers_fault(tmp_path: Path) -> None:
+    with pytest.raises(InvalidLayer, match="File name too long"):
+        unpacked(tmp_path, entry("n" * 256))
+
+
+@pytest.mark.kernel("overlay")
+def test_a_default_acl_of_a_directory_does_not_change_what_the_layer_says_of_its_files(tmp_path: Path) -> None:
+    acl = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff".replace(" ", ""))
+    headers = {"SCHILY.xattr.system.posix_acl_default": acl.decode("utf-8", "surrogateescape")}
+    top = unpacked(
+        tmp_path, directory("d", pax_headers=headers), entry("d/f", mode=0o666), directory("d/e", mode=0o777)
+    )
+    assert stat.S_IMODE((top / "d/f").stat().st_mode) == 0o666
+    assert stat.S_IMODE((top / "d/e").stat().st_mode) == 0o777
+
+
+@pytest.mark.kernel("overlay")
+def test_what_is_replaced_on_the_way_is_not_written_to(tmp_path: Path) -> None:
+    """Directories are held open from entry to entry: one that was replaced is not the one that a path names."""
+    top = unpacked(
+        tmp_path,
+        directory("a"),
+        entry("a/b/one", content=b"1"),
+        symlink("s", "a"),
+        entry("s/b/two", content=b"2"),
+        entry("a", content=b"file"),
+        directory("a"),
+        entry("a/b/three", content=b"3"),
+        symlink("t", "a/b"),
+        entry("t/four", content=b"4"),
+        directory("c"),
+        symlink("t", "c"),
+        entry("t/five", content=b"5"),
+    )
+    expected = {"a": "dir", "a/b": "dir", "a/b/three": "3", "a/b/four": "4", "s": "-> a", "t": "-> c"}
+    assert tree(top) == {**expected, "c": "dir", "c/five": "5"}
+
+
+@pytest.mark.kernel("overlay")
+def test_more_directories_than_are_held_open(tmp_path: Path) -> None:
+    names = [f"d{number % 150}/e{number % 7}/f{number}" for number in range(1000)]
+    top = unpacked(tmp_path, *(entry(name, content=name.encode()) for name in names))
+    assert {name: (top / name).read_text() for name in names} == {name: name for name in names}
+    assert len(os.listdir("/proc/self/fd")) < 60
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize("form", ["0.0", "0.1", "1.0"])
+@pytest.mark.parametrize("holes", [1, 30])
+def test_sparse_files_of_every_pax_version_and_with_many_holes(tmp_path: Path, form: str, holes: int) -> None:
+    source = tmp_path / "sparse"
+    with open(source, "wb") as file:
+        for number in range(holes):
+            file.seek((number * 2 + 1) << 20)
+            file.write(b"%d" % number)
+        file.truncate((holes * 2 + 1) << 20)
+    for options in (f"--format=posix --sparse-version={form}", "--format=gnu"):
+        assert os.system(f"tar -C {tmp_path} --sparse {options} -cf {tmp_path}/made.tar sparse") == 0
+        for reader in (fast.members, archives.members):
+            target = tmp_path / f"{options[9]}-{reader.__module__}"
+            target.mkdir()
+            with open(tmp_path / "made.tar", "rb") as stream:
+                changesets.unpack(reader(stream), str(target))
+            assert (target / "sparse").read_bytes() == source.read_bytes()
+            assert (target / "sparse").stat().st_blocks * 512 < holes << 17

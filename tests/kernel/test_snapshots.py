@@ -1,19 +1,24 @@
 """Images as directories, and overlays of them with the ids of a user namespace."""
 
 import gzip
+import hashlib
 import io
 import os
+import signal
 import stat
 import tarfile
+import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from minicontainer import layer_blobs, overlays, snapshots
+from minicontainer.changesets import Limits
 from minicontainer.errors import Error
 from minicontainer.linux import syscalls
-from minicontainer.linux.flags import CLONE_NEWUSER, MNT_DETACH
+from minicontainer.linux.flags import CLONE_NEWUSER, MNT_DETACH, MS_REMOUNT
 from minicontainer.oci.image import LAYER_GZIP, Descriptor, ImageConfig, Manifest
 from minicontainer.oci.runtime import IdMapping
 from minicontainer.store import Store
@@ -253,3 +258,105 @@ def test_what_a_container_wrote_is_committed_as_a_layer_and_unpacks_again(tmp_pa
     overlays.mount(lowers, f"{base}/upper2", f"{base}/work2", made.target, None)
     assert os.listdir(made.target) == ["d"]
     assert os.listdir(f"{made.target}/d") == ["again"]
+
+
+def _children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+@pytest.mark.kernel("overlay")
+def test_many_layers_are_unpacked_side_by_side_and_no_process_is_left(tmp_path: Path) -> None:
+    contents = [{f"f{number}": os.urandom(50_000), "tmp/": b"", "tmp/x": b"x"} for number in range(9)]
+    told: list[tuple[str, str, int, int]] = []
+    store, manifest, config = image(tmp_path, *contents)
+    lowers = snapshots.unpack(str(tmp_path), store, manifest, config, lambda *said: told.append(said))
+    assert [sorted(os.listdir(lower)) for lower in lowers] == [[f"f{number}", "tmp"] for number in reversed(range(9))]
+    assert {(said[1], said[2]) for said in told} >= {(layer.digest, layer.size) for layer in manifest.layers}
+    assert _children() == []
+
+
+@pytest.mark.kernel("overlay")
+def test_a_directory_that_layers_only_imply_looks_as_in_the_lowest_that_says_how(tmp_path: Path) -> None:
+    """They are unpacked at the same time, and still see what stands below them."""
+    store = Store(f"{tmp_path}/oci")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo("tmp")
+        member.type, member.mode, member.uid = tarfile.DIRTYPE, 0o1777, 7
+        archive.addfile(member)
+    blobs = [buffer.getvalue()]
+    for name in ("tmp/a", "tmp/b"):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo(name))
+        blobs.append(buffer.getvalue())
+    put = [store.put(gzip.compress(blob, mtime=0)) for blob in blobs]
+    config = ImageConfig("amd64", diff_ids=tuple(f"sha256:{hashlib.sha256(blob).hexdigest()}" for blob in blobs))
+    manifest = store.manifest(store.put_image([Descriptor(LAYER_GZIP, *one) for one in put], config))
+    for lower in snapshots.unpack(str(tmp_path), store, manifest, config):
+        found = os.stat(f"{lower}/tmp")
+        assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o1777, 7)
+
+
+@pytest.mark.kernel("overlay")
+def test_one_bad_layer_of_many_leaves_none_with_a_name(tmp_path: Path) -> None:
+    store, manifest, config = image(tmp_path, *({f"f{number}": os.urandom(50_000)} for number in range(4)))
+    config = config._replace(diff_ids=(*config.diff_ids[:3], "sha256:" + "0" * 64))
+    with pytest.raises(Error, match="the diff_id has another digest"):
+        snapshots.unpack(str(tmp_path), store, manifest, config)
+    assert list(tmp_path.glob("layers/*/*/diff")) == []
+    assert os.listdir(tmp_path / "staging") == []
+    assert _children() == []
+
+
+@pytest.mark.kernel("overlay")
+def test_a_process_with_threads_unpacks_without_forking(tmp_path: Path) -> None:
+    store, manifest, config = image(tmp_path, {"a": b"1"}, {"b": b"2"}, {"c": b"3"})
+    found: list[tuple[str, ...]] = []
+    thread = threading.Thread(target=lambda: found.append(snapshots.unpack(str(tmp_path), store, manifest, config)))
+    thread.start()
+    thread.join()
+    assert [os.listdir(lower) for lower in found[0]] == [["c"], ["b"], ["a"]]
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [(Limits(unpacked=1 << 20), "more than 1048576 bytes unpacked; the limit `unpacked`"), (Limits(entries=1), "more")],
+)
+def test_a_layer_over_a_limit_leaves_nothing(tmp_path: Path, limits: Limits, said: str) -> None:
+    store, manifest, config = image(tmp_path, {"zeros": bytes(8 << 20), "b": b""})
+    with pytest.raises(Error, match=said):
+        layer_blobs.unpack(store, manifest.layers[0], config.diff_ids[0], f"{tmp_path}/staging/x", limits=limits)
+    assert os.listdir(tmp_path / "staging") == []
+    assert threading.active_count() == 1
+
+
+@pytest.mark.kernel("overlay")
+def test_a_full_disk_while_unpacking_says_so_and_gives_the_space_back(tmp_path: Path) -> None:
+    store, manifest, config = image(tmp_path, {"a": os.urandom(3 << 20)}, {"b": os.urandom(3 << 20)})
+    small = tmp_path / "small"
+    small.mkdir()
+    syscalls.mount("tmpfs", str(small), "tmpfs", 0, "size=4m")
+    with pytest.raises(OSError, match="No space left"):
+        snapshots.unpack(str(small), store, manifest, config)
+    assert os.listdir(small / "staging") == []
+    assert os.statvfs(small).f_bfree * os.statvfs(small).f_bsize > 3 << 20
+    syscalls.mount("tmpfs", str(small), "tmpfs", MS_REMOUNT, "size=16m")
+    assert len(snapshots.unpack(str(small), store, manifest, config)) == 2
+
+
+@pytest.mark.kernel("overlay")
+def test_who_is_killed_while_unpacking_leaves_neither_processes_nor_locks(tmp_path: Path) -> None:
+    store, manifest, config = image(tmp_path, *({f"f{number}": os.urandom(4 << 20)} for number in range(4)))
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            snapshots.unpack(str(tmp_path), store, manifest, config)
+            os._exit(0)
+        time.sleep(0.01 * number)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    lowers = snapshots.unpack(str(tmp_path), store, manifest, config)  # no lock is held, nothing half is in the way
+    assert [os.path.getsize(f"{lower}/{os.listdir(lower)[0]}") for lower in lowers] == [4 << 20] * 4
+    assert os.listdir(tmp_path / "staging") == []
