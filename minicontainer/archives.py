@@ -167,7 +167,7 @@ def _member(found: tarfile.TarInfo) -> Member:
             uid=found.uid,
             gid=found.gid,
             size=found.size,
-            mtime=nanoseconds(str(headers.get("mtime", found.mtime))),
+            mtime=nanoseconds(str(headers["mtime"])) if "mtime" in headers else bounded(int(found.mtime) * 10**9),
             link=os.fsencode(found.linkname),
             major=found.devmajor,
             minor=found.devminor,
@@ -249,7 +249,10 @@ def nanoseconds(text: str) -> int:
         return 0
     whole, _, fraction = text.partition(".")
     rest = int(fraction[:9].ljust(9, "0")) if fraction else 0
-    time = int(whole) * 10**9 + (-rest if whole.startswith("-") else rest)
+    return bounded(int(whole) * 10**9 + (-rest if whole.startswith("-") else rest))
+
+
+def bounded(time: int) -> int:
     return max(-TIME_LIMIT, min(time, TIME_LIMIT))
 
 

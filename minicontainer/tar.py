@@ -17,11 +17,11 @@ from minicontainer.archives import (
     FORMS,
     HEADER_LIMIT,
     PAX_XATTR,
-    TIME_LIMIT,
     Content,
     InvalidLayer,
     Member,
     Reader,
+    bounded,
     checked,
     nanoseconds,
 )
@@ -255,7 +255,7 @@ def _one(
 ) -> Iterator[tuple[Member, Content]]:
     """The member of a header, told by what the extended headers said; then to the end of its content."""
     name, _, uid, gid, size, mtime, kind, link, _, _ = header
-    mtime = max(-TIME_LIMIT, min(mtime * 10**9, TIME_LIMIT))
+    mtime = bounded(mtime * 10**9)
     xattrs: tuple[tuple[str, bytes], ...] = ()
     pieces, real = sparse
     if own or shared:

@@ -14,6 +14,7 @@ from minicontainer import layers
 from minicontainer.archives import InvalidLayer
 from minicontainer.files import remove_tree
 
+EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 OUTSIDE = "/outside"  # replaced by where the test's own directory is
 
 _names = st.sampled_from(["a", "b", "c", ".wh.a", ".wh.b", ".wh..wh..opq", "..", ".", "victim"])
@@ -87,7 +88,7 @@ def test_no_layer_reaches_outside_and_each_can_be_told_again(tmp_path: Path) -> 
     before = (census(outside), outside.stat().st_nlink, (outside / "victim").stat().st_nlink)
     made, again = tmp_path / "made", tmp_path / "again"
 
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(_entries)
     def check(entries: Entries) -> None:
         for directory in (made, again):

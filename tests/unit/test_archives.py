@@ -15,6 +15,7 @@ from minicontainer import archives, layers
 from minicontainer import tar as fast
 from minicontainer.archives import Content, InvalidLayer, Member
 
+EXAMPLES = int(os.environ.get("EXAMPLES", "200"))  # the same ones each time; others and more by EXAMPLES=100000
 READERS: dict[str, Callable[[io.BytesIO], Iterator[tuple[Member, Content]]]] = {
     "reference": archives.members,
     "fast": fast.members,
@@ -216,7 +217,7 @@ def _made(form: int, shared: dict[str, str], entries: list[dict[str, object]]) -
     return buffer.getvalue()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 200, suppress_health_check=list(HealthCheck))
 @given(_formats, st.dictionaries(st.sampled_from(["comment", "uid", "SCHILY.xattr.user.g"]), st.just("7")), st.data())
 def test_the_fast_reader_reads_what_the_reference_reads(form: int, shared: dict[str, str], data: st.DataObject) -> None:
     whole = _made(form, shared, data.draw(st.lists(_members, max_size=4)))
@@ -229,7 +230,7 @@ def test_the_fast_reader_reads_what_the_reference_reads(form: int, shared: dict[
     assert outcomes[0] == outcomes[1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 200, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_spoilt_archive_is_refused_or_read_as_by_the_reference(data: st.DataObject) -> None:
     """A byte changed, with the checksum mended, so that the change reaches the fields behind it.
