@@ -10,6 +10,7 @@ from minicontainer.arguments import Parsed, UsageError
 from minicontainer.build import build
 from minicontainer.containers import Home, Options
 from minicontainer.oci.reference import Reference
+from minicontainer.plan import explain_on
 from minicontainer.progress import MODES, progress
 from minicontainer.store import Store
 from minicontainer.workbench import Request
@@ -20,7 +21,7 @@ NETWORKS = {"": "bridge", "default": "bridge", "bridge": "bridge", "none": "none
 def build_image(home: Home, parsed: Parsed) -> int:
     """Build the image that the command line asks for."""
     asked = request(parsed)
-    mode = "quiet" if parsed.quiet else parsed.progress or "auto"
+    mode = "quiet" if parsed.quiet else parsed.progress or ("plain" if asked.explain else "auto")
     if mode not in MODES:
         raise UsageError(f"--progress {mode}: it is one of {', '.join(MODES)}")
     teller = progress(mode, sys.stderr)
@@ -60,6 +61,7 @@ def request(parsed: Parsed) -> Request:
         secrets=dict(build_options.secret(text) for text in parsed.secret),
         agents=dict(build_options.agent(text) for text in parsed.ssh),
         allowed=frozenset(build_options.entitlement(text) for text in parsed.allow),
+        explain=explain_on(2, "creator", pause=parsed.step) if parsed.explain or parsed.step else None,
         run=_run_options(parsed),
     )
 

@@ -19,6 +19,8 @@ FLAGS = (
     Flag(("--iidfile",), "write the image's id to this file", TEXT, "PATH"),
     Flag(("--label",), "add a label to the image", LIST, "NAME=VALUE"),
     Flag(("--network",), "of each RUN: bridge, default, none, host", TEXT, "NETWORK"),
+    Flag(("--explain",), "print what each RUN asks the kernel for, and why"),
+    Flag(("--step",), "the same, and wait for Enter before each step"),
     Flag(("--no-cache",), "carry out every step again"),
     Flag(("--progress",), "how to show the steps: auto, plain, tty, quiet", TEXT, "HOW"),
     Flag(("--pull",), "pull base images even when they are here"),

@@ -110,7 +110,8 @@ def _run(
         for number, mount in enumerate(mounts):
             options = mount.prepare(options, f"{place}/mount-{number}", undo, step)
         new = _new_places(overlay, [mount.asked.target for mount in mounts])
-        code = engine.run(bench.home, options, layers=engine.Layers(*overlay), output=step.output)
+        given = {"layers": engine.Layers(*overlay), "output": step.output, "explain": bench.request.explain}
+        code = engine.run(bench.home, options, **given)
         drop_unchanged(overlay.upper, overlay.lowers, new)
     if code:
         shown = options.command[-1] if len(options.command) == 3 else " ".join(options.command)

@@ -251,20 +251,20 @@ def _instruction(opcode: int, target: int, source: int, offset: int, immediate: 
 def make(directories: Mapping[str, str], resources: Resources, version2: bool, devices: bool = True) -> Plan[None]:
     """Make a cgroup and set its limits, before a process is in it."""
     for controller, directory in directories.items():
-        yield Step(make_directory, (directory,), f"the {controller or 'unified'} cgroup of the container")
+        yield Step(make_directory, (directory,), "a directory here is a cgroup: its files will hold the limits")
         if controller == "cpuset" and not version2:
             yield Step(inherit_cpuset, (directory,), "a new cpuset is empty, and an empty one lets no process in")
     wanted = settings(resources, version2)
     if version2:
         names = {setting.controller for setting in wanted} | {"cpu", "memory", "pids"}
-        yield Step(enable, (directories[UNIFIED], tuple(sorted(names))), "the parents hand the controllers down")
+        yield Step(enable, (directories[UNIFIED], tuple(sorted(names))), "its parents hand these controllers down")
     if devices and "devices" in directories:
         wanted += device_settings(device_rules(resources))
     for setting in wanted:
         where = directories.get(UNIFIED if version2 else setting.controller)
         if where is None:
             raise Error(f"{setting.file} is asked for, and this host has no {setting.controller} cgroup controller")
-        why = f"config.json: linux.resources.{setting.controller}"
+        why = f"what config.json says in linux.resources.{setting.controller}"
         yield Step(write, (f"{where}/{setting.file}", setting.value), why)
     if devices and version2:
         arguments = (directories[UNIFIED], device_program(device_rules(resources)))
@@ -340,7 +340,7 @@ def join(directories: Mapping[str, str], pid: int) -> Plan[None]:
     """Put a process into the cgroup; version 2 has it already, from clone3."""
     for controller, directory in directories.items():
         if controller != UNIFIED:
-            yield Step(write, (f"{directory}/cgroup.procs", str(pid)), f"the {controller} limits hold for it")
+            yield Step(write, (f"{directory}/cgroup.procs", str(pid)), "from now on its limits hold for the process")
 
 
 def processes(directories: Mapping[str, str]) -> set[int]:

@@ -84,7 +84,7 @@ TABLE = (
         Flag(("-d", "--detach"), "in the background"), Flag(("-i", "--interactive"), "keep stdin open"),
         Flag(("-t", "--tty"), "give it a terminal"), Flag(("-e", "--env"), "set a variable", LIST, "NAME[=VALUE]"),
         Flag(("-w", "--workdir"), "the directory to start in", TEXT, "DIR"),
-        Flag(("-u", "--user"), "who to run as", TEXT, "USER[:GROUP]"))),
+        Flag(("-u", "--user"), "who to run as", TEXT, "USER[:GROUP]"), *EXPLAIN)),
     _container("stop", "ask containers to end, then kill them", "CONTAINER...", 1, None,
                flags=(Flag(("-t", "--time"), "seconds to wait", TEXT, "SECONDS"),)),
     _container("kill", "send a signal", "CONTAINER...", 1, None,
@@ -111,6 +111,8 @@ TABLE = (
     _image("save", "write images to an archive", "IMAGE...", 1, None, flags=(
         Flag(("-o", "--output"), "to a file instead of stdout", TEXT, "FILE"),
         Flag(("--format",), "docker-archive or oci-archive", TEXT, "FORMAT"))),
+    Entry(Command("explain", "print each step of a container, and take none", "BUNDLE|IMAGE [COMMAND [ARGUMENT...]]",
+                  1, None, rest=True), "explain", "explain", needs_root=False),
     Entry(Command("version", "the version"), "cli", "version", needs_root=False),
 )  # fmt: skip
 COMMANDS = {entry.command.name: entry for entry in TABLE}

@@ -13,7 +13,7 @@ from minicontainer import engine, run_options
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.containers import CREATED, RUNNING, Container, Home
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
-from minicontainer.plan import Explain
+from minicontainer.plan import Explain, explain_on
 from minicontainer.values import Any
 
 SAMPLE = 0.5  # seconds that the use of CPU is measured over
@@ -94,9 +94,7 @@ def _is_here(home: Home, image: str) -> bool:
 
 
 def _explain(parsed: Parsed) -> Explain | None:
-    if parsed.step and not os.isatty(2):
-        raise UsageError("--step waits for Enter on the terminal of stderr, and there is none; try: --explain")
-    return Explain(descriptor=2, pause=parsed.step) if parsed.explain or parsed.step else None
+    return explain_on(2, "creator", pause=parsed.step) if parsed.explain or parsed.step else None
 
 
 def start(home: Home, parsed: Parsed) -> int:
@@ -160,10 +158,10 @@ def exec_(home: Home, parsed: Parsed) -> int:
     env = run_options.environment((), parsed.env, os.environ)
     container = engine.inspect(home, name)
     _seal(container.options.userns)
+    place, user = parsed.workdir or "", parsed.user or ""
+    explain = _explain(parsed)
     if parsed.detach:
-        return engine.exec(
-            home, container.id, command, env=env, workdir=parsed.workdir or "", user=parsed.user or "", detach=True
-        )
+        return engine.exec(home, container.id, command, env=env, workdir=place, user=user, detach=True, explain=explain)
     if parsed.tty and parsed.interactive and not os.isatty(0):
         raise Error("the input is not a terminal, and -it wants one; try: -i alone")
     from minicontainer import foreground
@@ -173,10 +171,11 @@ def exec_(home: Home, parsed: Parsed) -> int:
         container,
         tuple(command),
         env,
-        parsed.workdir or "",
-        parsed.user or "",
+        place,
+        user,
         parsed.interactive,
         parsed.tty,
+        explain,
     )
 
 

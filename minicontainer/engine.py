@@ -318,9 +318,10 @@ def exec(
     user: str = "",
     streams: tuple[int, int, int] | None = None,
     detach: bool = False,
+    explain: Explain | None = None,
 ) -> int:
     """Run a further process in a running container: its exit status, or with `detach` 0 once it runs."""
-    pid = execute(home, id, command, env=env, workdir=workdir, user=user, streams=streams)
+    pid = execute(home, id, command, env=env, workdir=workdir, user=user, streams=streams, explain=explain)
     try:
         return 0 if detach else exit_status(pid)
     except BaseException:  # the caller gives up: a process that nobody waits for must not go on
@@ -340,6 +341,7 @@ def execute(
     streams: tuple[int, int, int] | None = None,
     console_socket: int | None = None,
     console_size: ConsoleSize | None = None,
+    explain: Explain | None = None,
 ) -> int:
     """Start a further process in a running container: its pid, a child of the caller."""
     container = _running(home, id)
@@ -350,7 +352,9 @@ def execute(
         streams = (null, null, null)
     try:
         process = process._replace(console_size=console_size)
-        return runtime.execute(home.runtime, container.id, process, stdio=streams, console_socket=console_socket)
+        return runtime.execute(
+            home.runtime, container.id, process, stdio=streams, console_socket=console_socket, explain=explain
+        )
     finally:
         if null >= 0:
             os.close(null)

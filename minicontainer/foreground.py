@@ -81,6 +81,7 @@ def execute(
     user: str,
     interactive: bool,
     terminal: bool,
+    explain: Explain | None = None,
 ) -> int:
     """Run a further process in the container, be its terminal until it ends, and give its exit status."""
     with ExitStack() as undo:
@@ -96,6 +97,7 @@ def execute(
                     user=user,
                     console_socket=theirs.fileno(),
                     console_size=terminal_size(),
+                    explain=explain,
                 )
                 _, [master], _, _ = socket.recv_fds(ours, 4096, 1)
             undo.callback(os.close, master)
@@ -106,7 +108,9 @@ def execute(
             inside = (pipes[0][0], pipes[1][1], pipes[2][1])
             outside = (pipes[0][1], pipes[1][0], pipes[2][0])
             try:
-                pid = engine.execute(home, container.id, command, env=env, workdir=workdir, user=user, streams=inside)
+                pid = engine.execute(
+                    home, container.id, command, env=env, workdir=workdir, user=user, streams=inside, explain=explain
+                )
             finally:
                 for descriptor in inside:
                     os.close(descriptor)

@@ -134,16 +134,15 @@ def another(child: Child) -> NoReturn:
 def _end_in_exec(child: Child, house: House | None) -> NoReturn:
     report = child.pipes.report
     try:
-        run(_arrive(child), child.explain)
+        run(arrive(child), child.explain)
         if house is not None:
-            run(_build(child, house), child.explain)
-        program, environment = run(_strip(child), child.explain)
+            run(build(child, house), child.explain)
+        program, environment = run(strip(child), child.explain)
         if child.pipes.start >= 0:
             os.write(report, READY)
             os.close(report)
             report = child.pipes.errors
-            os.read(child.pipes.start, 1)
-        run(_leave(child, program, environment), child.explain)
+        run(leave(child, program, environment), child.explain)
     except BaseException as error:  # noqa: BLE001  # a child that fails dies, whatever it was: STYLE, rule 9
         tell(error, report)
     finally:
@@ -192,7 +191,7 @@ def _enter_and_clone(joins: Iterable[Join], new: int) -> int:
 # Arrive: out of the caller's surroundings
 
 
-def _arrive(child: Child) -> Plan[None]:
+def arrive(child: Child) -> Plan[None]:
     yield Step(set_dumpable, (0,), "no process of the container may look into this one: prctl(2)")
     yield Step(set_pdeathsig, (signal.SIGKILL,), "a container half made dies with its maker")
     yield Step(set_name, ("runtime init",), "what ps(1) shows until the program has begun")
@@ -203,7 +202,7 @@ def _arrive(child: Child) -> Plan[None]:
         yield from _identity(0, 0, ())
     if child.stdio is not None:
         for target, source in enumerate(child.stdio):
-            yield Step(os.dup2, (source, target), "standard input, output and error")
+            yield Step(os.dup2, (source, target), "standard input, output and error are the container's")
 
 
 def reset_signals() -> None:
@@ -222,7 +221,7 @@ def wait_for(descriptor: int, order: bytes) -> None:
 # Build: namespaces, mounts, devices
 
 
-def _build(child: Child, house: House) -> Plan[None]:
+def build(child: Child, house: House) -> Plan[None]:
     spec = house.spec
     kinds = {namespace.type for namespace in spec.linux.namespaces if not namespace.path}
     if "network" in kinds:
@@ -312,7 +311,7 @@ def open_terminal(console: int, process: Process, first_process: bool) -> None:
 # Strip: credentials, capabilities, limits
 
 
-def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
+def strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
     process = child.process
     if child.keyring:
         yield Step(join_keyring, (child.keyring,), "no keys of the caller's session")
@@ -325,7 +324,8 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
         why = "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN without no_new_privs"
         yield Step(seccomp_load, child.filter, why)
     first_process = child.pipes.start >= 0
-    entered = enter_directory(process.cwd, first_process, False)
+    why = "where the program starts, if root may go there"
+    entered = yield Step(enter_directory, (process.cwd, first_process, False), why)
     yield from _privileges(process, child.last_capability)
     if not entered:
         yield Step(enter_directory, (process.cwd, first_process, True), "where only its own user may go")
@@ -333,7 +333,8 @@ def _strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
         raise Error(f"the working directory {process.cwd} is outside the container")
     os.umask(0o022 if process.user.umask is None else process.user.umask)
     environment = environment_of(process)
-    program = find_program(process.args, environment)
+    why = "the program, as execvp(3) looks for it: now, since its user may see less than root"
+    program = yield Step(find_program, (process.args, environment), why)
     if process.no_new_privileges:
         yield Step(set_no_new_privs, (), "no set-user-ID program gives anything back")
     yield Step(set_pdeathsig, (child.parent_death_signal,), "with whom this process dies, from here on")
@@ -398,14 +399,14 @@ def _privileges(process: Process, last_capability: int) -> Plan[None]:
     keep = mask(sets.bounding)
     for number in range(last_capability + 1):
         if not keep >> number & 1:
-            why = f"no program it runs can have {name_of(number)}"
+            why = "no program that it runs can ever have this; dropped while still root, as nobody else may drop it"
             yield Step(capbset_drop, (number,), why)
     why = "nothing of the caller's, and changing the user must not drop what is to be kept"
     yield Step(set_securebits, (SECBIT_KEEP_CAPS,), why)
     yield from _identity(process.user.uid, process.user.gid, process.user.additional_gids)
     yield Step(set_keepcaps, (0,), "from here on it may")
     sets_of_three = (mask(sets.effective), mask(sets.permitted), mask(sets.inheritable))
-    yield Step(capset, sets_of_three, "effective, permitted and inheritable capabilities")
+    yield Step(capset, sets_of_three, "what it can do now, can take up again, and can hand on to a program")
     yield Step(cap_ambient_clear_all, (), "no ambient capability but those of config.json")
     for number in numbers(mask(sets.ambient) & mask(sets.permitted) & mask(sets.inheritable)):
         yield Step(cap_ambient_raise, (number,), f"{name_of(number)} outlives execve")
@@ -477,11 +478,11 @@ def find_program(args: tuple[str, ...], environment: dict[str, str]) -> str:
 # Leave: into the program
 
 
-def _leave(child: Child, program: str, environment: dict[str, str]) -> Plan[None]:
-    first_to_close = 3 + child.preserve_fds
-    yield Step(
-        close_range, (first_to_close, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC), "no descriptor of ours reaches the program"
-    )
+def leave(child: Child, program: str, environment: dict[str, str]) -> Plan[None]:
+    if child.pipes.start >= 0:
+        yield Step(os.read, (child.pipes.start, 1), "the container is created: here it waits for the byte of `start`")
+    closed = (3 + child.preserve_fds, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+    yield Step(close_range, closed, "no descriptor of ours reaches the program")
     arguments = (program, child.process.args, environment)
     if child.filter is None or child.process.no_new_privileges:
         yield from _limits(child.process)

@@ -7,7 +7,7 @@ command of its own. Ruled by runtime-spec runtime.md (Operations).
 import fcntl
 import os
 import signal as signals
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from minicontainer import cgroups, files, states
 from minicontainer.last_words import read_all, told
@@ -42,32 +42,47 @@ def _let_go(fifo: int, errors: int) -> Plan[None]:
     yield Step(fcntl.flock, (errors, fcntl.LOCK_SH), "until execve, or its failure, drops the lock")
 
 
-def kill(root: str, container_id: str, signal: int, all_processes: bool = False) -> None:
+def kill(
+    root: str, container_id: str, signal: int, all_processes: bool = False, explain: Explain | None = None
+) -> None:
     """Send a signal to the first process, or to all."""
     current = states.state(root, container_id)
     if current.status in (Status.STOPPED, Status.CREATING) and not all_processes:
         raise WrongStatus(f"container not running: {container_id} is {current.status}")
+    run(_kill(current, signal, all_processes), explain)
+
+
+def _kill(current: State, signal: int, all_processes: bool) -> Plan[None]:
     if all_processes:
-        cgroups.signal_all(current.cgroups, signal)
+        yield Step(cgroups.signal_all, (current.cgroups, signal), "every process that the container's cgroup lists")
     else:
-        _signal(current, signal)
+        yield from _signal(current, signal)
     if signal == signals.SIGKILL and current.status is Status.PAUSED:
-        cgroups.freeze(current.cgroups, False)
+        yield Step(cgroups.freeze, (current.cgroups, False), "what is frozen cannot die")
 
 
-def _signal(current: State, signal: int) -> None:
+def _signal(current: State, signal: int) -> Plan[None]:
     """By pidfd: the pid could be another process by now, the descriptor is the one that was looked at."""
-    try:
-        descriptor = os.pidfd_open(current.pid)
-    except ProcessLookupError:
+    descriptor = yield Step(_pidfd_of, (current.pid,), "hold on to the process: its number may be another's by now")
+    if descriptor is None:
         return
     try:
         if procfs.start_time(current.pid) == current.start_time:
-            signals.pidfd_send_signal(descriptor, signal)
-    except ProcessLookupError:
-        return
+            yield Step(_send, (descriptor, signal), "to the process that was looked at, and to no other")
     finally:
         os.close(descriptor)
+
+
+def _pidfd_of(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _send(descriptor: int, signal: int) -> None:
+    with suppress(ProcessLookupError):
+        signals.pidfd_send_signal(descriptor, signal)
 
 
 def pause(root: str, container_id: str) -> None:
@@ -95,7 +110,7 @@ def oom_kills(state: State) -> int:
 # Delete
 
 
-def delete(root: str, container_id: str, force: bool = False) -> None:
+def delete(root: str, container_id: str, force: bool = False, explain: Explain | None = None) -> None:
     """Remove the container: processes, cgroup, record. With `force` also one that runs, is half made, or is gone."""
     directory = f"{root}/{container_id}"
     try:
@@ -108,15 +123,25 @@ def delete(root: str, container_id: str, force: bool = False) -> None:
         return
     if current.status in (Status.RUNNING, Status.PAUSED) and not force:
         raise WrongStatus(f"cannot delete container {container_id} that is not stopped: {current.status}")
+    run(_undo(current, directory), explain)
+
+
+def _undo(current: State, directory: str) -> Plan[None]:
     if current.pid:
-        _signal(current, signals.SIGKILL)
-    remove_cgroups(current)
-    files.remove_tree(directory)
+        yield from _signal(current, signals.SIGKILL)
+    yield from _remove_cgroups(current)
+    yield Step(files.remove_tree, (directory,), "what was recorded of the container; its id is free from here on")
 
 
 def remove_cgroups(current: State) -> None:
+    run(_remove_cgroups(current))
+
+
+def _remove_cgroups(current: State) -> Plan[None]:
     if any(map(os.path.isdir, current.cgroups.values())):
-        cgroups.signal_all(current.cgroups, signals.SIGKILL)
+        why = "whatever the first process left running: a cgroup with processes cannot be removed"
+        yield Step(cgroups.signal_all, (current.cgroups, signals.SIGKILL), why)
         if cgroups.is_frozen(current.cgroups):
-            cgroups.freeze(current.cgroups, False)
-        cgroups.remove(current.cgroups, current.cgroup_parents)
+            yield Step(cgroups.freeze, (current.cgroups, False), "what is frozen cannot die")
+        arguments = (current.cgroups, current.cgroup_parents)
+        yield Step(cgroups.remove, arguments, "its cgroup in each hierarchy, and parents that nobody else uses")

@@ -88,6 +88,19 @@ PROPAGATION = {
     "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }  # fmt: skip
+_PASSES = {  # what becomes of later mounts: mount_namespaces(7)
+    MS_PRIVATE: "mounts pass neither to the host nor from it",
+    MS_SHARED: "mounts pass to the host and from it, as config.json asks",
+    MS_SLAVE: "what the host mounts appears here, and what is mounted here never appears there",
+    MS_UNBINDABLE: "mounts pass neither way, and nobody may copy them",
+}  # fmt: skip
+_SHOWS = {  # why a container has one of its own
+    "proc": "the processes of this pid namespace and no others",
+    "sysfs": "the devices, with this network namespace's alone",
+    "devpts": "terminals of the container's own",
+    "mqueue": "the message queues of this ipc namespace",
+    "tmpfs": "a directory in memory, which dies with the container",
+}  # fmt: skip
 _OWN_OPTIONS = {"bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults"}
 DEVICES = (
     Device(type="c", path="/dev/null", major=1, minor=3, file_mode=0o666),
@@ -189,7 +202,7 @@ def open_trees(spec: Spec, rootfs: str, bundle: str) -> Plan[tuple[Tree, tuple[T
             trees.append((yield from _open_bind(entry, options, default, bundle)))
     if linux.namespace("user") and _sets_up_dev(spec):
         for device in devices(linux):
-            why = f"{device.path} cannot be made in a user namespace: borrow the host's"
+            why = "a user namespace may not make device nodes, so the host's are borrowed one by one"
             tree = yield Step(open_tree, (AT_FDCWD, device.path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), why)
             trees.append(Tree(descriptor=tree, destination=device.path, options=MountOptions(), directory=False))
     return root, tuple(trees)
@@ -198,7 +211,8 @@ def open_trees(spec: Spec, rootfs: str, bundle: str) -> Plan[tuple[Tree, tuple[T
 def _open_bind(entry: Mount, options: MountOptions, default: int, bundle: str) -> Plan[Tree]:
     source = os.path.join(bundle, entry.source)
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if options.rbind else 0)
-    descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), f"a copy of the mount for {entry.destination}")
+    why = f"what {entry.destination} will show, taken in hand as a mount that has no name yet"
+    descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), why)
     if not options.propagation or not any(flag & MS_REC for flag in options.propagation):
         yield from _propagation(descriptor, (default,), entry.destination)
     yield from set_attributes(descriptor, options, entry.destination)
@@ -208,19 +222,20 @@ def _open_bind(entry: Mount, options: MountOptions, default: int, bundle: str) -
 
 
 def set_attributes(descriptor: int, options: MountOptions, destination: str) -> Plan[None]:
+    why = f"the options of config.json for {destination}"
     if options.recursive_set or options.recursive_clear:
         change = (options.recursive_set, options.recursive_clear)
-        yield Step(mount_setattr, (descriptor, "", _EMPTY_PATH, *change), f"options of the whole tree {destination}")
+        yield Step(mount_setattr, (descriptor, "", _EMPTY_PATH, *change), f"{why} and all below it")
     if options.set or options.clear:
         change = (options.set, options.clear)
-        yield Step(mount_setattr, (descriptor, "", AT_EMPTY_PATH, *change), f"options of {destination}")
+        yield Step(mount_setattr, (descriptor, "", AT_EMPTY_PATH, *change), why)
 
 
 def _propagation(descriptor: int, kinds: Iterable[int], destination: str) -> Plan[None]:
     for kind in kinds:
         recursive = AT_RECURSIVE if kind & MS_REC or kind == MS_SLAVE else 0
         arguments = (descriptor, "", AT_EMPTY_PATH | recursive, 0, 0, kind & ~MS_REC)
-        yield Step(mount_setattr, arguments, f"how mounts below {destination} pass to and from the host")
+        yield Step(mount_setattr, arguments, f"below {destination}, {_PASSES[kind & ~MS_REC]}")
 
 
 # The child's part, while it still sees the host
@@ -267,7 +282,7 @@ def _new_tree(entry: Mount, options: MountOptions) -> Plan[Tree]:
     if options.tmpcopyup:
         import shutil  # noqa: F401  # now or never: see copy_up
     arguments = (entry.type, entry.source, (*options.data, *superblock), options.set & ~late)
-    descriptor = yield Step(new_mount, arguments, f"a new {entry.type} for {entry.destination}")
+    descriptor = yield Step(new_mount, arguments, f"{entry.destination}: {_SHOWS.get(entry.type, entry.type)}")
     yield from _propagation(descriptor, options.propagation, entry.destination)
     return Tree(descriptor=descriptor, destination=entry.destination, options=options, fstype=entry.type)
 
@@ -290,11 +305,11 @@ def _cgroup_tree(fstype: str, controller: str, place: str, options: MountOptions
     if cgroups.private:
         data = controller.replace("=", "=", 1)
         arguments = (fstype, "cgroup", (data, *options.data) if data else options.data, options.set)
-        descriptor = yield Step(new_mount, arguments, f"the container's own view of its cgroup at {place}")
+        descriptor = yield Step(new_mount, arguments, "a view of cgroups whose root is the container's own")
     else:
         source = cgroups.directories[controller]
         flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
-        descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), f"the container's cgroup and no other at {place}")
+        descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), "the container's own cgroup and no other")
         yield from set_attributes(descriptor, options, place)
     return Tree(descriptor=descriptor, destination=place, options=options, fstype=fstype)
 
@@ -325,7 +340,8 @@ def furnish(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
         if tree.options.tmpcopyup:
             yield Step(copy_up, (tree.descriptor, tree.destination), "it starts as a copy of what it covers")
         arguments = (tree.descriptor, tree.destination, tree.directory, tree.fstype)
-        yield Step(attach, arguments, f"mount {tree.fstype or 'a copy of a host mount'} on {tree.destination}")
+        why = "each mount to its place: a symbolic link of the image leads nowhere but inside this root"
+        yield Step(attach, arguments, why)
     if _sets_up_dev(spec):
         yield from _dev(spec)
 
@@ -444,7 +460,7 @@ def _dev(spec: Spec) -> Plan[None]:
         for device in devices(spec.linux):
             yield Step(make_device, (device,), "a device of the container's own")
     for link, target in _DEV_LINKS.items():
-        yield Step(make_link, (target, link), "programs expect this name")
+        yield Step(make_link, (target, link), "programs expect these names")
 
 
 def make_device(device: Device) -> None:

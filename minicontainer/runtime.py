@@ -143,10 +143,10 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     child = child._replace(
         mapped=bool(new & CLONE_NEWUSER), keyring="" if caller.no_new_keyring else f"_ses.{state.id}"
     )
-    joins = _joins_by_path(opened, spec)
+    joins = joins_by_path(opened, spec)
     into = _version2_descriptor(opened, state)
     later = CLONE_NEWCGROUP | (CLONE_NEWIPC if child.mapped else 0)  # `init` unshares these when their time has come
-    pid = run(_clone(new & ~later, joins, into), caller.explain)
+    pid = run(clone(new & ~later, joins, into), caller.explain)
     if pid == 0:
         _let_go_of(link)
         init.first(child, init.House(spec, tree, bound, view, caller.no_pivot))
@@ -154,7 +154,7 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     opened.close(pipes.orders)
     opened.close(pipes.report)
     with _last_words(link.report):
-        run(_settle(pid, spec, state, child.mapped, bound, link), caller.explain)
+        run(settle(pid, spec, state, child.mapped, bound, link), caller.explain)
     said = read_all(link.report)
     if said != init.READY:
         raise told(said)
@@ -225,7 +225,7 @@ def _console(opened: Descriptors, console_socket: str | int | None) -> int:
     return opened.add(connection.detach())
 
 
-def _joins_by_path(opened: Descriptors, spec: Spec) -> list[init.Join]:
+def joins_by_path(opened: Descriptors, spec: Spec) -> list[init.Join]:
     """The user namespace last: after it, the others might be out of reach."""
     joins = []
     for namespace in sorted(spec.linux.namespaces, key=lambda one: one.type == "user"):
@@ -241,16 +241,16 @@ def _version2_descriptor(opened: Descriptors, state: State) -> int:
     return opened.add(os.open(state.cgroups[cgroups.UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _clone(new: int, joins: list[init.Join], into: int) -> Plan[int]:
+def clone(new: int, joins: list[init.Join], into: int) -> Plan[int]:
     if joins:
         why = "a child in namespaces that exist: by a helper, as one is born into a pid namespace"
         pid = yield Step(init.clone_joined, (tuple(joins), new, into), why)
     else:
-        pid = yield Step(clone3, (new, into), "a child in namespaces of its own, all at once")
+        pid = yield Step(clone3, (new, into), "a child that is born into namespaces of its own, all at once")
     return int(pid)
 
 
-def _settle(
+def settle(
     pid: int, spec: Spec, state: State, mapped: bool, bound: Iterable[rootfs.Tree], link: init.Pipes
 ) -> Plan[None]:
     """What the creator does for its child, while the child builds: map its ids, put it into its cgroup."""
@@ -338,7 +338,7 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         pipes, link = _pipes(opened)
         child = _child(opened, root, process, spec.linux.seccomp, pipes, caller)
         joins = [_join_process(opened, current)]
-        pid = run(_clone(0, joins, _version2_descriptor(opened, current)), caller.explain)
+        pid = run(clone(0, joins, _version2_descriptor(opened, current)), caller.explain)
         if pid == 0:
             _let_go_of(link)
             init.another(child)

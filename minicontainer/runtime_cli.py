@@ -60,6 +60,7 @@ GLOBAL_FLAGS = {
     "log": Flag("a file that errors are added to", "FILE"),
     "log-format": Flag("text or json", "FORMAT"),
     "explain": Flag("print each step as it happens, with the reason for it"),
+    "step": Flag("the same, and wait for Enter before each step"),
     "debug": Flag("accepted for other engines; --explain says more"),
     "systemd-cgroup": Flag("not supported: cgroups are made as directories"),
     "rootless": Flag("accepted for other engines", "BOOL"),
@@ -187,20 +188,22 @@ def _root(options: Options) -> str:
 
 
 def _explain(options: Options) -> "Explain | None":
-    from minicontainer.plan import Explain
+    if not options.has("explain") and not options.has("step"):
+        return None
+    from minicontainer.plan import explain_on
 
-    return Explain(descriptor=2, who="runtime") if options.has("explain") else None
+    return explain_on(2, "runtime", options.has("step"))
 
 
 # Commands
 
 
 def _create(options: Options, own: Options) -> int:
-    _make(options, own)
+    _make(options, own, _explain(options))
     return 0
 
 
-def _make(options: Options, own: Options) -> "State":
+def _make(options: Options, own: Options, explain: "Explain | None") -> "State":
     container_id = _one(own)
     _seal()
     from minicontainer import runtime
@@ -214,7 +217,7 @@ def _make(options: Options, own: Options) -> "State":
         preserve_fds=own.number("preserve-fds"),
         no_pivot=own.has("no-pivot"),
         no_new_keyring=own.has("no-new-keyring"),
-        explain=_explain(options),
+        explain=explain,
     )
 
 
@@ -233,11 +236,12 @@ def _start(options: Options, own: Options) -> int:
 
 
 def _run(options: Options, own: Options) -> int:
-    made = _make(options, own)
+    explain = _explain(options)
+    made = _make(options, own, explain)
     from minicontainer import runtime
 
     try:
-        runtime.start(_root(options), made.id, _explain(options))
+        runtime.start(_root(options), made.id, explain)
         if own.has("detach"):
             return 0
         status = _wait(made.pid)
@@ -245,7 +249,7 @@ def _run(options: Options, own: Options) -> int:
         runtime.delete(_root(options), made.id, force=True)
         raise
     if not own.has("keep"):
-        runtime.delete(_root(options), made.id, force=True)
+        runtime.delete(_root(options), made.id, force=True, explain=explain)
     return status
 
 
@@ -291,7 +295,7 @@ def _kill(options: Options, own: Options) -> int:
     if not own.rest or len(own.rest) > 2:
         raise Error("a container id and at most one signal are needed; try: kill ID TERM")
     number = signal_number(own.rest[1] if len(own.rest) == 2 else "TERM")
-    operations.kill(_root(options), own.rest[0], number, own.has("all"))
+    operations.kill(_root(options), own.rest[0], number, own.has("all"), _explain(options))
     return 0
 
 
@@ -311,7 +315,7 @@ def signal_number(text: str) -> int:
 def _delete(options: Options, own: Options) -> int:
     from minicontainer import operations
 
-    operations.delete(_root(options), _one(own), own.has("force"))
+    operations.delete(_root(options), _one(own), own.has("force"), _explain(options))
     return 0
 
 

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import bundle, containers, files, json_documents, logs, overlays, runtime, seccomp
@@ -79,6 +79,29 @@ def launch(home: Home, container: Container, streams: Streams = Streams(), expla
             continue  # until it is gone, and all it had is undone
         ours.close()
         raise
+
+
+def rehearse(home: Home, container: Container, explain: Explain, then: Callable[[str], object]) -> None:
+    """Mount a container's root file system and write its bundle, as for a start; then call `then` with the bundle.
+
+    In a child, whose mount namespace ends with it: nothing is left of the mount.
+    """
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            supervisor = Supervisor(home, container, Streams(), socket.socket(), explain)
+            with ExitStack() as undo:
+                supervisor._mount(undo)
+                supervisor._write_bundle()
+                then(container.bundle)
+            status = 0
+        except (Error, OSError) as error:
+            os.write(2, f"minicontainer: {error}\n".encode())
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        raise Error(f"the plan of {container.image} ends here")
 
 
 def exit_code(channel: socket.socket) -> int | None:

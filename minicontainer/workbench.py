@@ -21,6 +21,7 @@ from minicontainer.errors import Error, ImageNotFound
 from minicontainer.oci import image
 from minicontainer.oci.image import Descriptor, History, ImageConfig, Manifest, Platform
 from minicontainer.patterns import Ignore, parse_ignore
+from minicontainer.plan import Explain
 from minicontainer.stages import Scope, State
 from minicontainer.store import Store
 
@@ -43,6 +44,7 @@ class Request(NamedTuple):
     secrets: Mapping[str, Secret] = {}
     agents: Mapping[str, str] = {}  # --ssh: an id, and the socket of an agent
     allowed: frozenset[str] = frozenset()  # --allow: entitlements
+    explain: Explain | None = None  # of what each RUN asks the kernel for
     run: Options = Options(image="")  # what every RUN has of --add-host, --shm-size, --ulimit, --cgroup-parent
 
 

@@ -211,7 +211,7 @@ def test_each_step_is_shown_with_who_does_it(home: Home) -> None:
         lines = [line for line in pipe if line[0] != " "]
     who = {line.split()[0] for line in lines}
     assert who == {"supervisor", "init"}
-    order = ['mount("overlay"', "clone3(", "pivot_root(", "attach(", "seccomp_load(", "execute("]
+    order = ['mount("overlay"', "clone3(", "pivot_root(", "attach(", "seccomp(", "execve("]
     places = [next(number for number, line in enumerate(lines) if call in line) for call in order]
     assert places[0] < places[1] < places[2]
     assert places[4] < places[5] == len(lines) - 1

@@ -23,7 +23,7 @@ MINICONTAINER = {
     6: "snapshots inspection runtime_cli supervisor",
     7: "images build_cache runtime_main",
     8: "engine",
-    9: "workbench foreground image_commands spawner",
+    9: "workbench explain foreground image_commands spawner",
     10: "build_copies container_commands",
     11: "build_runs",
     12: "build_steps",

@@ -1,0 +1,132 @@
+"""Explain: the plan of a container, printed and not run.
+
+Stands above the runtime and the engine, whose own steps these are: `runtime` would execute what is shown here. Each
+step is answered by something harmless, so that the plan goes on: a descriptor by one that only names a path, a child by
+a word. Of an image the layers are really stacked, in a mount namespace that ends at once, since the plan depends on
+what is in them.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+
+from minicontainer import cgroups, checks, engine, init, rootfs, runtime, seccomp, states, supervisor
+from minicontainer.arguments import Parsed
+from minicontainer.containers import Home, Options
+from minicontainer.errors import NotRoot
+from minicontainer.linux import procfs
+from minicontainer.oci.runtime import Spec, Status
+from minicontainer.plan import Explain, Plan, Result, explain_on
+from minicontainer.values import Any
+
+
+class Later(int):
+    """A number that is known only when the step before has run, shown by its name."""
+
+    def __new__(cls, name: str) -> "Later":
+        made = super().__new__(cls, 0)
+        made.name = name
+        return made
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, _: str) -> str:
+        return self.name
+
+
+CHILD = Later("CHILD")
+_PATH_ALONE = os.O_PATH | os.O_CLOEXEC
+# Call: what stands in for it. All others are answered by None.
+STAND_INS: Mapping[str, Callable[..., Any]] = {
+    "open_tree": lambda _, path, __: os.open(path, _PATH_ALONE),
+    "open": lambda *_: os.open(os.devnull, _PATH_ALONE),
+    "new_mount": lambda *_: os.open(os.devnull, _PATH_ALONE),
+    "clone3": lambda *_: CHILD,
+    "clone_joined": lambda *_: CHILD,
+    "enter_directory": lambda *_: True,
+    "find_program": lambda arguments, _: arguments[0] if arguments else "",
+}  # fmt: skip
+
+
+def explain(home: Home, parsed: Parsed) -> int:
+    """`minicontainer explain BUNDLE|IMAGE [COMMAND...]`"""
+    what, *command = parsed.words
+    shown = explain_on(1, "creator")
+    if os.path.isfile(f"{what}/{states.CONFIG}"):
+        show_bundle(what, shown, tuple(command))
+        return 0
+    if os.geteuid() != 0:
+        raise NotRoot("minicontainer explain IMAGE")
+    container = engine.create(home, Options(image=what, command=tuple(command), network="none"))
+    sys.stdout.flush()
+    try:
+        supervisor.rehearse(home, container, shown, lambda bundle: show_bundle(bundle, shown))
+    finally:
+        engine.remove(home, container.id, force=True)
+    return 0
+
+
+def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> None:
+    """What `minicontainer-runtime run` would do with a bundle, up to execve."""
+    bundle = os.path.abspath(bundle)
+    _, spec = states.read_spec(f"{bundle}/{states.CONFIG}")
+    if command:
+        spec = spec._replace(process=spec.process._replace(args=command))
+    checks.check(spec, spec.process.terminal)
+    found = cgroups.hierarchies()
+    container_id = os.path.basename(bundle)
+    state = states.new_state(spec, container_id, bundle, found)._replace(status=Status.CREATING)
+    _rehearse(cgroups.make(state.cgroups, spec.linux.resources, found.version2), shown)
+    tree, bound = _rehearse(rootfs.open_trees(spec, state.rootfs, bundle), shown)
+    child = _child(spec, f"_ses.{container_id}")
+    later = {"cgroup", "ipc"} if child.mapped else {"cgroup"}  # these it unshares itself: `init`
+    born = {one.type for one in spec.linux.namespaces if not one.path} - later
+    with runtime.Descriptors() as opened:
+        joins = runtime.joins_by_path(opened, spec)
+        _rehearse(runtime.clone(sum(runtime.NAMESPACES[kind][0] for kind in born), joins, -1), shown)
+    link = init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"))
+    _rehearse(runtime.settle(CHILD, spec, state, child.mapped, bound, link), shown)
+    view = rootfs.CgroupView(
+        directories=state.cgroups,
+        version2=set(state.cgroups) == {cgroups.UNIFIED},
+        private=spec.linux.namespace("cgroup") is not None,
+    )
+    inside = shown._replace(who="init")
+    _rehearse(init.arrive(child), inside)
+    _rehearse(init.build(child, init.House(spec, tree, bound, view)), inside)
+    program, environment = _rehearse(init.strip(child), inside)
+    _rehearse(init.leave(child, program, environment), inside)
+
+
+def _child(spec: Spec, keyring: str) -> init.Child:
+    profile = spec.linux.seccomp
+    with tempfile.TemporaryDirectory() as cache:
+        program = seccomp.program(profile, cache) if profile else b""
+    return init.Child(
+        process=spec.process,
+        pipes=init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"), start=Later("FIFO")),
+        mapped=any(one.type == "user" and not one.path for one in spec.linux.namespaces),
+        console=Later("CONSOLE"),
+        keyring=keyring,
+        filter=profile and init.Filter(program, seccomp.load_flags(profile)),
+        last_capability=procfs.cap_last_cap(),
+    )
+
+
+def _rehearse(steps: "Plan[Result]", shown: Explain) -> Result:
+    """Print each step and do none of them."""
+    outcome, reason = None, ""
+    try:
+        while True:
+            step = steps.send(outcome)
+            shown.show(step, step.why == reason)
+            reason = step.why
+            stand_in = STAND_INS.get(step.call.__name__)
+            outcome = stand_in(*step.arguments) if stand_in else None
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
