@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from minicontainer import containers, files, runtime
-from minicontainer.containers import EXITED, Container, Home
+from minicontainer.containers import EXITED, Container, Home, Network
 from minicontainer.errors import ContainerNotFound
 
 KILLED = 128 + signal.SIGKILL
@@ -48,7 +48,7 @@ def _mend(home: Home, container: Container) -> Container:
             return container  # another was faster
         runtime.delete(home.runtime, container.id, force=True)
         if container.network.namespace:
-            _repair_network(container.network.namespace)
+            _release(container.network)
         said = _said(container)
         container = containers.write(
             home,
@@ -88,12 +88,13 @@ def repair(home: Home) -> None:
                 if not os.path.isdir(home.container(os.readlink(path))):
                     os.unlink(path)
         files.remove_tree(f"{home.data}/removed")
-    _repair_network()
+    from minicontainer import network  # why here: as below
+
+    network.repair()
 
 
-def _repair_network(namespace: int = 0) -> None:
-    """Take away what the killed left on the bridge, if it is in this network namespace."""
+def _release(given: Network) -> None:
+    """Not left to the kernel: it removes the links of a dead network namespace in its own time."""
     from minicontainer import network  # why here: who looks at containers seldom meets one that was killed
 
-    if namespace in (0, network.namespace()):
-        network.repair()
+    network.release(given)

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from minicontainer import bundle, containers, files, json_documents, logs, overlays, runtime, seccomp
 from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home, Volume
 from minicontainer.errors import Error
+from minicontainer.last_words import read_all, tell, told
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import ConsoleSize, IdMapping, spec_to_json
@@ -86,22 +87,25 @@ def rehearse(home: Home, container: Container, explain: Explain, then: Callable[
 
     In a child, whose mount namespace ends with it: nothing is left of the mount.
     """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
-        status = 1
         try:
             supervisor = Supervisor(home, container, Streams(), socket.socket(), explain)
             with ExitStack() as undo:
                 supervisor._mount(undo)
                 supervisor._write_bundle()
                 then(container.bundle)
-            status = 0
-        except (Error, OSError) as error:
-            os.write(2, f"minicontainer: {error}\n".encode())
+        except BaseException as error:  # noqa: BLE001 - the edge of a process: the caller raises it again
+            tell(error, writer)
         finally:
-            os._exit(status)
-    if os.waitpid(child, 0)[1]:
-        raise Error(f"the plan of {container.image} ends here")
+            os._exit(0)
+    os.close(writer)
+    said = read_all(reader)
+    os.close(reader)
+    os.waitpid(child, 0)
+    if said:
+        raise told(said)
 
 
 def exit_code(channel: socket.socket) -> int | None:

@@ -60,7 +60,8 @@ def test_the_plan_of_a_bundle_needs_no_container_and_makes_nothing(home: Home, t
 
 
 def test_a_plan_that_cannot_be_is_one_line(home: Home, tmp_path: Path) -> None:
-    for words in (["nonesuch:1"], [bundles.bundle(tmp_path, "true", edit=lambda json: json.update(mounts=[
+    attacks.image(home, name="stranger", user="stranger")
+    for words in (["nonesuch:1"], ["stranger"], [bundles.bundle(tmp_path, "true", edit=lambda json: json.update(mounts=[
         {"destination": "/x", "type": "bind", "source": "/nonesuch", "options": ["bind"]}]))]):  # fmt: skip
         said = minicontainer(home, "explain", *words)
         assert said.returncode != 0
