@@ -110,8 +110,8 @@ def _run(
         for number, mount in enumerate(mounts):
             options = mount.prepare(options, f"{place}/mount-{number}", undo, step)
         new = _new_places(overlay, [mount.asked.target for mount in mounts])
-        given = {"layers": engine.Layers(*overlay), "output": step.output, "explain": bench.request.explain}
-        code = engine.run(bench.home, options, **given)
+        layers, explain = engine.Layers(*overlay), bench.request.explain
+        code = engine.run(bench.home, options, layers=layers, output=step.output, explain=explain)
         drop_unchanged(overlay.upper, overlay.lowers, new)
     if code:
         shown = options.command[-1] if len(options.command) == 3 else " ".join(options.command)
