@@ -190,13 +190,13 @@ def account(user: str, passwd: str, group: str) -> Account:
     people = [line.split(":") for line in passwd.splitlines() if line.count(":") >= 6]
     groups = [line.split(":") for line in group.splitlines() if line.count(":") >= 3]
     name = name or "0"
-    person = next((entry for entry in people if name in (entry[0], entry[2])), None)
+    person = _named(people, name)
     if person is None and not name.isdecimal():
         raise Error(f"user {name} is not in the image's /etc/passwd; try: a number")
     uid, gid = (_id(person[2]), _id(person[3])) if person else (_id(name), 0)
     extra: tuple[int, ...] = ()
     if group_name:
-        found = next((entry for entry in groups if group_name in (entry[0], entry[2])), None)
+        found = _named(groups, group_name)
         if found is None and not group_name.isdecimal():
             raise Error(f"group {group_name} is not in the image's /etc/group; try: a number")
         gid = _id(found[2] if found else group_name)
@@ -204,6 +204,11 @@ def account(user: str, passwd: str, group: str) -> Account:
         member_of = [_id(entry[2]) for entry in groups if person[0] in entry[3].split(",")]
         extra = tuple(sorted({number for number in member_of if number != gid}))
     return Account(uid=uid, gid=gid, groups=extra, home=person[5] if person and person[5] else "/")
+
+
+def _named(entries: Iterable[list[str]], name: str) -> list[str] | None:
+    """The entry of this name; a number is an id and never a name, whatever the image calls its users: CVE-2016-3697."""
+    return next((entry for entry in entries if name == entry[2 if name.isdecimal() else 0]), None)
 
 
 def _id(text: str) -> int:

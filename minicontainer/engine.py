@@ -73,6 +73,7 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
         Error: the options contradict themselves, the image cannot be had, the name is taken.
     """
     bundle.check(options)
+    _check_sources(options)
     store = open_store(home)
     with store.session(), files.lock(f"{home.data}/containers.lock", shared=True):  # no layer or half of it is swept
         image_id, config, lowers = (
@@ -96,6 +97,23 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
         )
         signal_number(container.stop_signal)
         return _claim(home, container, config)
+
+
+def _check_sources(options: Options) -> None:
+    """/proc and /sys of the machine are reached by no volume: not by a link, not below what is given.
+
+    Raises:
+        Error: a volume would show them.
+    """
+    for volume in options.volumes:
+        source = os.path.realpath(volume.source)
+        for entry in procfs.mountinfo():
+            if entry.fstype in ("proc", "sysfs") and os.path.commonpath((entry.target, source)) in (
+                entry.target,
+                source,
+            ):
+                what = f"volume {volume.source}:{volume.target} would show {entry.target}"
+                raise Error(f"{what}, which no container gets; try: a directory without it")
 
 
 def _claim(home: Home, container: Container, config: ContainerConfig) -> Container:

@@ -245,3 +245,11 @@ def test_labels_are_found_by_name_or_by_value() -> None:
     assert bundle.label_filter(labels, "a=1")
     assert not bundle.label_filter(labels, "a=2")
     assert not bundle.label_filter(labels, "b")
+
+
+def test_a_number_is_an_id_whatever_the_image_calls_its_users() -> None:
+    """CVE-2016-3697"""
+    passwd, group = "root:x:0:0::/:\n1000:x:0:0::/:\nme:x:7:8::/me:\n", "1000:x:0:\n"
+    assert bundle.account("1000", passwd, group)[:2] == (1000, 0)
+    assert bundle.account("1000:1000", passwd, group)[:2] == (1000, 1000)
+    assert bundle.account("7", passwd, group) == bundle.account("me", passwd, group)

@@ -187,3 +187,15 @@ def test_every_page_can_be_found_from_the_index() -> None:
     index = (ROOT / "docs/index.md").read_text()
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in PAGES[1:]} - {"index.md"}
     assert {name for name in pages if f"({name})" not in index} == set()
+
+
+def test_the_page_of_security_names_tests_that_exist() -> None:
+    """And each published escape that a test names is in the page."""
+    text = (ROOT / "docs/security.md").read_text()
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    known = {name for source in sources.values() for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 50
+    assert named - known == set()
+    tried = {name for source in sources.values() for name in re.findall(r"CVE-\d{4}-\d+", source)}
+    assert tried - set(re.findall(r"CVE-\d{4}-\d+", text)) == set()
