@@ -199,7 +199,7 @@ def _terminal(master: int) -> Iterator[None]:
 
     was = signal.signal(signal.SIGWINCH, resize)
     resize()
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # not the default, which forgets what was typed since the container began
     try:
         yield
     finally:

@@ -50,7 +50,7 @@ def leftovers(machine: Machine) -> list[str]:
     cgroups = [str(path) for top in machine.cgroups for path in top.rglob("ecs/*")]
     inside = ["nsenter", "--target", str(machine.pid), "--net", "ip", "-br", "link"]
     links = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.splitlines()
-    mounts = [line for line in Path(f"/proc/{machine.pid}/mountinfo").read_text().splitlines() if "overlay" in line]
+    mounts = [line for line in Path(f"/proc/{machine.pid}/mountinfo").read_text().splitlines() if " - overlay " in line]
     return cgroups + [link for link in links if not link.startswith(("lo ", "eth0@", "minicontainer0"))] + mounts
 
 

@@ -44,7 +44,7 @@ class Cli:
         return done.stdout
 
     def terminal(
-        self, *arguments: str, talk: Sequence[tuple[bytes, bytes]] = (), seconds: float = 15
+        self, *arguments: str, talk: Sequence[tuple[bytes, bytes]] = (), seconds: float = 60
     ) -> tuple[int, str]:
         """Run on a terminal of 33 lines and 101 columns; when the first text is seen, type the second."""
         pid, master = pty.fork()
@@ -123,7 +123,7 @@ def test_a_terminal_has_the_size_of_ours_and_is_the_containers_own(cli: Cli) -> 
     script = "stty size; tty; read x; echo got $x; exit 4"
     words = ("run", "--rm", "-it", "--network", "none", "busybox", "sh", "-c", script)
     code, seen = cli.terminal(*words, talk=[(b"/dev/pts/0", b"word\n")])
-    assert code == 4
+    assert code == 4, seen
     assert "33 101" in seen
     assert "got word" in seen
 
