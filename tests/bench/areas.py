@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from minicontainer import engine, snapshots
-from minicontainer.oci.image import LAYER_GZIP, Descriptor, ImageConfig, Manifest, Platform
+from minicontainer.oci.image import LAYER_GZIP, Descriptor, ImageConfig, Platform
 from minicontainer.store import Store
 from miniecs import placement
 from miniecs.model import ContainerInstance, PlacementStrategy, Resources
@@ -22,7 +22,7 @@ from tests.control_plane import ControlPlane
 
 COMMANDS = Path(sys.executable).parent  # the installed ones, as people call them
 OURS, RUNTIME = f"{COMMANDS}/minicontainer", f"{COMMANDS}/minicontainer-runtime"
-UNPACKED = 3_000  # files of the unpack area's layer
+UNPACKED, MANY_BYTES, LARGE_BYTES = 8_000, 160 << 20, 200 << 20  # the unpack area's layers: files, bytes, bytes
 COPIED = 2_000  # files of the build area's context
 INSTANCES, TASKS = 500, 200
 
@@ -61,36 +61,78 @@ def _run_warm(home: engine.Home) -> None:
 
 
 def unpack(scratch: Path, rounds: int) -> Iterator[Table]:
-    """A layer to files, both digests verified (by us)."""
+    """An image of three layers to files, both digests verified (by us, umoci, skopeo and podman)."""
     store = Store(f"{scratch}/oci")
-    tar = _tar(UNPACKED)
-    blob = gzip.compress(tar, 6, mtime=0)
-    digest, size = store.put(blob)
-    (scratch / "layer.tgz").write_bytes(blob)
-    diff_id = f"sha256:{hashlib.sha256(tar).hexdigest()}"
-    manifest = Manifest(config=Descriptor("", digest, 0), layers=(Descriptor(LAYER_GZIP, digest, size),))
-    config = ImageConfig(architecture=Platform.here().architecture, diff_ids=(diff_id,))
-    target = scratch / "unpacked"
+    layout, target = f"{scratch}/oci:bench", scratch / "unpacked"
+    sizes = _image(store, scratch)
+    blobs = " ".join(f"{scratch}/{number}.tgz" for number in range(len(sizes)))
 
     def empty() -> None:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
+        for _ in range(3):  # a storage of others may still be mounted
+            shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(exist_ok=True)
 
     def ours() -> None:
-        snapshots.unpack(str(target), store, manifest, config)
+        manifest = store.manifest(store.resolve("bench"))
+        snapshots.unpack(str(target), store, manifest, store.config(manifest))
 
-    archive = f"{scratch}/layer.tgz"
+    def piped(program: str) -> str:
+        return f"for blob in {blobs}; do {program} -dc $blob | tar -xC {target} || exit; done"
+
+    storage = f"[overlay@{target}/storage+{target}/run]"
     yield compare(
-        f"unpack: {UNPACKED} files, {len(tar) >> 20} MiB",
+        f"unpack: {len(sizes)} layers, {sum(sizes) >> 20} MiB",
         [
             Contender("minicontainer (digests verified)", ours, before=empty),
-            Contender("igzip | tar (nothing verified)", f"igzip -dc {archive} | tar -xC {target}", "igzip", empty),
-            Contender("gzip | tar (nothing verified)", f"gzip -dc {archive} | tar -xC {target}", "gzip", empty),
-            Contender("bsdtar (nothing verified)", f"bsdtar -xf {archive} -C {target}", "bsdtar", empty),
-            Contender("umoci unpack", f"umoci unpack --image {scratch}/oci:bench {target}/b", "umoci", empty),
+            Contender("igzip | tar (nothing verified)", piped("igzip"), "igzip", empty),
+            Contender("gzip | tar (nothing verified)", piped("gzip"), "gzip", empty),
+            Contender("umoci unpack", f"umoci unpack --image {layout} {target}/b", "umoci", empty),
+            Contender("skopeo copy", f"skopeo copy oci:{layout} containers-storage:{storage}b:1", "skopeo", empty),
+            Contender(
+                "podman pull",
+                f"podman --root {target}/storage --runroot {target}/run pull oci:{layout}",
+                "podman",
+                empty,
+            ),
         ],
         rounds,
+        note="a tmpfs as --scratch gives steadier figures",
     )
+
+
+def _image(store: Store, scratch: Path) -> list[int]:
+    """Many small files, files as a Python program has them, and one large file: the sizes of their archives."""
+    tars = [_tar(UNPACKED), _tar_of(Path(sys.prefix), MANY_BYTES), _tar_of_one(LARGE_BYTES)]
+    layers, diff_ids = [], []
+    for number, tar in enumerate(tars):
+        blob = gzip.compress(tar, 6, mtime=0)
+        (scratch / f"{number}.tgz").write_bytes(blob)
+        layers.append(Descriptor(LAYER_GZIP, *store.put(blob)))
+        diff_ids.append(f"sha256:{hashlib.sha256(tar).hexdigest()}")
+    config = ImageConfig(architecture=Platform.here().architecture, diff_ids=tuple(diff_ids))
+    store.tag("bench", store.put_image(layers, config))
+    return list(map(len, tars))
+
+
+def _tar_of(top: Path, limit: int) -> bytes:
+    """The files of a real directory, as many as there is room for."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for path in sorted(top.rglob("*")):
+            if path.is_file() and not path.is_symlink() and whole.tell() + path.stat().st_size < limit:
+                archive.add(path, arcname=f"opt/{path.relative_to(top)}")
+    return whole.getvalue()
+
+
+def _tar_of_one(size: int) -> bytes:
+    rng = random.Random(2)
+    content = b"".join(rng.randbytes(4096) + bytes(4096) for _ in range(size // 8192))
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        member = tarfile.TarInfo("large")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return whole.getvalue()
 
 
 def _tar(count: int) -> bytes:
