@@ -39,6 +39,7 @@ NO_PROGRESS = Flag(("-q", "--quiet"), "no progress")
 PROCESS = "IMAGE [COMMAND [ARGUMENT...]]"
 FORCE = Flag(("-f", "--force"), "also what is running or in use")
 PLAIN = Flag(("--plain-http",), "the registry speaks no TLS (a loopback registry never does)")
+PLATFORM = Flag(("--platform",), "of an image for several, the one for this", TEXT, "OS/ARCH[/VARIANT]")
 CREDENTIALS = (
     Flag(("-u", "--username"), "the user's name", TEXT, "NAME"),
     Flag(("-p", "--password"), "the password; better by --password-stdin", TEXT, "TEXT"),
@@ -102,8 +103,9 @@ TABLE = (
     _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),
     _image("tag", "give an image a further name", "SOURCE NAME", 2, 2),
     Entry(Command("build", "build an image", "CONTEXT", 1, 1, flags=BUILD_FLAGS), "build_command", "build_image"),
-    _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS)),
-    _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS)),
+    _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(
+        PLAIN, NO_PROGRESS, PLATFORM, Flag(("--all-platforms",), "everything that an index names"))),
+    _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS, PLATFORM)),
     _image("login", "remember the credentials of a registry", "REGISTRY", 1, 1, flags=(*CREDENTIALS, PLAIN)),
     _image("logout", "forget the credentials of a registry", "REGISTRY", 1, 1),
     _image("load", "read images from an archive (docker's or OCI's)", flags=(

@@ -7,19 +7,17 @@ import getpass
 import os
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from minicontainer import engine, image_archives, registry, reports
 from minicontainer.arguments import Parsed, UsageError
+from minicontainer.bars import Progress
 from minicontainer.containers import Home
 from minicontainer.credentials import Credentials
 from minicontainer.errors import Error
 from minicontainer.logs import parse_time
-from minicontainer.oci.image import Descriptor
+from minicontainer.oci.image import Descriptor, Platform
 from minicontainer.oci.reference import Reference
-
-BAR = 30  # characters
-VERBS = {"download": "pull", "upload": "push", "exists": "have", "unpack": "unpack"}
 
 
 class NothingNamed(Error):
@@ -27,31 +25,6 @@ class NothingNamed(Error):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no container and no image {name}; try: minicontainer ps --all, or minicontainer images")
-
-
-class Progress:
-    """Progress of transfers: a line for each blob; on a terminal the line of the current one grows a bar."""
-
-    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
-        self.stream, self.quiet, self.bars = stream, quiet, stream.isatty()
-        self.told: set[tuple[str, str]] = set()
-        self.last = 0.0
-
-    def __call__(self, event: str, digest: str, done: int, total: int) -> None:
-        if self.quiet or (event, digest) in self.told:
-            return
-        whole = done >= total
-        head = f"{VERBS.get(event, event):6} {digest.partition(':')[2][:12]}"
-        if whole:
-            self.told.add((event, digest))
-            self.stream.write(f"{chr(13) if self.bars else ''}{head} {reports.size(total)}{' ' * BAR * self.bars}\n")
-        elif self.bars and time.monotonic() - self.last > 0.1:
-            self.last = time.monotonic()
-            filled = BAR * done // max(total, 1)
-            self.stream.write(
-                f"\r{head} [{'#' * filled}{'.' * (BAR - filled)}] {reports.size(done)}/{reports.size(total)}"
-            )
-        self.stream.flush()
 
 
 def images(home: Home, parsed: Parsed) -> int:
@@ -94,8 +67,17 @@ def tag(home: Home, parsed: Parsed) -> int:
 
 
 def pull(home: Home, parsed: Parsed) -> int:
-    descriptor = pull_shown(home, parsed.words[0], quiet=parsed.quiet, plain_http=parsed.plain_http)
-    print(Reference.parse(parsed.words[0]) if not parsed.quiet else descriptor.digest)
+    name = parsed.words[0]
+    descriptor = engine.pull(
+        home,
+        name,
+        plain_http=parsed.plain_http,
+        progress=Progress(sys.stderr, parsed.quiet),
+        unpack=True,
+        platform=_platform(parsed.platform),
+        all_platforms=parsed.all_platforms,
+    )
+    print(Reference.parse(name) if not parsed.quiet else descriptor.digest)
     return 0
 
 
@@ -105,10 +87,19 @@ def pull_shown(home: Home, name: str, *, quiet: bool = False, plain_http: bool =
 
 
 def push(home: Home, parsed: Parsed) -> int:
-    progress = Progress(sys.stderr, parsed.quiet)
-    descriptor = engine.push(home, parsed.words[0], plain_http=parsed.plain_http, progress=progress)
+    descriptor = engine.push(
+        home,
+        parsed.words[0],
+        plain_http=parsed.plain_http,
+        progress=Progress(sys.stderr, parsed.quiet),
+        platform=_platform(parsed.platform),
+    )
     print(descriptor.digest)
     return 0
+
+
+def _platform(text: str | None) -> Platform | None:
+    return Platform.parse(text) if text else None
 
 
 def login(_: Home, parsed: Parsed) -> int:

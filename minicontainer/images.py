@@ -5,12 +5,12 @@ Stands between the store with its registry and `engine`, which knows the contain
 
 import os
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 from minicontainer import containers, files, snapshots
 from minicontainer.containers import Container, Home
 from minicontainer.errors import Error
-from minicontainer.oci.image import Descriptor, ImageConfig, Manifest
+from minicontainer.oci.image import Descriptor, ImageConfig, Manifest, Platform
 from minicontainer.oci.reference import Reference
 from minicontainer.store import Store
 
@@ -37,23 +37,28 @@ def pull(
     credentials: tuple[str, str] | None = None,
     progress: Callable[..., None] | None = None,
     unpack: bool = False,
+    platform: Platform | None = None,
+    all_platforms: bool = False,
 ) -> Descriptor:
-    """Get an image from its registry; with `unpack` also its layers, ready to run."""
+    """Get an image from its registry; with `unpack` also its layers, each as soon as it is here, ready to run."""
     from minicontainer import registry  # HTTP and TLS cost 50 ms, and a container of an image that is here needs none
 
     store = open_store(home)
-    with store.session():
-        descriptor = registry.pull(
-            store,
-            Reference.parse(reference),
-            plain_http=bool(plain_http),
-            credentials=credentials,
-            progress=progress,
-        )
-        if unpack:
-            manifest = store.manifest(descriptor)
-            snapshots.unpack(home.data, store, manifest, store.config(manifest))
-        return descriptor
+
+    def unpacking(manifest: Manifest, config: ImageConfig) -> AbstractContextManager[Callable[..., None]]:
+        return snapshots.unpacking(home.data, store, manifest, config, progress)
+
+    for_us = platform is None or platform.fits(Platform.here())
+    return registry.pull(
+        store,
+        Reference.parse(reference),
+        plain_http=bool(plain_http),
+        credentials=credentials,
+        progress=progress,
+        platform=platform,
+        all_platforms=all_platforms,
+        unpacking=unpacking if unpack and for_us else None,
+    )
 
 
 def push(
@@ -64,6 +69,7 @@ def push(
     plain_http: bool | None = None,
     credentials: tuple[str, str] | None = None,
     progress: Callable[..., None] | None = None,
+    platform: Platform | None = None,
 ) -> Descriptor:
     """Send an image to the registry that its name, or `reference`, says."""
     from minicontainer import registry  # as in `pull`
@@ -75,6 +81,7 @@ def push(
         plain_http=bool(plain_http),
         credentials=credentials,
         progress=progress,
+        platform=platform,
     )
 
 

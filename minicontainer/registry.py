@@ -1,27 +1,29 @@
 """Registry: pull and push over the distribution API.
 
-Stands between `distribution` (requests) and `store` (blobs and names). Ruled by distribution-spec, "Pull" and "Push".
-What is here, or there, already is not sent again; every byte that comes is hashed on its way into the store.
+Stands between `transfers` (blobs on their way) and `images`. Ruled by distribution-spec, "Pull" and "Push". An index is
+kept as it came: the name stands for it, and of the manifests that it names those for one platform are brought, or all.
 """
 
 import hashlib
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 from minicontainer import credentials as known
+from minicontainer import settings
 from minicontainer.credentials import Credentials
 from minicontainer.distribution import NotThere, Registry, RegistryError
 from minicontainer.errors import Error, ImageNotFound
 from minicontainer.oci import image
-from minicontainer.oci.image import Descriptor, Index, Platform
+from minicontainer.oci.image import Descriptor, ImageConfig, Manifest, Platform
 from minicontainer.oci.reference import Reference
-from minicontainer.store import DOCUMENT_LIMIT, Store, Writer
+from minicontainer.store import DOCUMENT_LIMIT, Store
+from minicontainer.transfers import Arrived, Progress, Transfer, each
 
-CHUNK = 1 << 18
-ATTEMPTS = 4  # connections for one blob, each going on where the last broke
 ACCEPT = ", ".join((*image.MANIFESTS, *image.INDEXES))
+NESTED = 4  # an index may name an index; a chain of them is not an image
 
-Progress = Callable[[str, str, int, int], None]  # event (download, upload, exists), digest, bytes done, bytes in all
+# Makes ready to take each layer as it comes, when manifest and config are here.
+Unpacking = Callable[[Manifest, ImageConfig], AbstractContextManager[Arrived]]
 
 
 def pull(
@@ -32,25 +34,30 @@ def pull(
     credentials: tuple[str, str] | None = None,
     progress: Progress | None = None,
     platform: Platform | None = None,
+    all_platforms: bool = False,
+    unpacking: Unpacking | None = None,
 ) -> Descriptor:
-    """Fetch an image for one platform into the store, under the reference's full name.
+    """Fetch an image into the store, for this machine's platform or another or all, under the reference's full name.
+
+    Mirrors that the settings name are asked first. With a `platform` the name stands for that manifest alone.
 
     Raises:
         ImageNotFound: the registry does not have it.
         RegistryError: the registry cannot be reached, or refuses us.
     """
     name = _parsed(reference)
-    with _registry(name, plain_http, credentials) as registry, store.session():
-        transfer = _Transfer(store, registry, name.repository, progress or _silent)
+    for mirror in settings.registry(name.registry).mirrors:
         try:
-            descriptor = transfer.fetch_manifest(name.digest or name.tag)
+            with _registry(name._replace(registry=mirror), False, None) as registry, store.session():
+                pulling = _Pull(store, registry, name, progress or _silent)
+                return pulling.pull(platform, all_platforms, unpacking)
+        except RegistryError as error:
+            (progress or _silent)("mirror", f"{mirror}:{error}", 0, 0)
+    with _registry(name, plain_http, credentials) as registry, store.session():
+        try:
+            return _Pull(store, registry, name, progress or _silent).pull(platform, all_platforms, unpacking)
         except NotThere as error:
             raise MissingImage(name, str(error)) from error
-        descriptor = transfer.choose(descriptor, platform or Platform.here())
-        for blob in store.children(descriptor):
-            transfer.fetch_blob(blob)
-        store.tag(str(name), descriptor)
-    return descriptor
 
 
 def push(
@@ -61,13 +68,29 @@ def push(
     plain_http: bool = False,
     credentials: tuple[str, str] | None = None,
     progress: Progress | None = None,
+    platform: Platform | None = None,
 ) -> Descriptor:
-    """Send an image of the store, with all that it names, and give it the reference's name in the registry."""
+    """Send an image of the store, with all that it names, and give it the reference's name in the registry.
+
+    Of an index that is here in parts, the manifest for one platform is sent.
+    """
     name = _parsed(reference)
     descriptor = store.resolve(source_name)
+    if platform or not _is_whole(store, descriptor):
+        descriptor = store.manifest_descriptor(descriptor, platform)
     with _registry(name, plain_http, credentials) as registry, store.session():
-        transfer = _Transfer(store, registry, name.repository, progress or _silent, actions="pull,push")
-        transfer.send(descriptor, name.tag or name.digest)
+        transfer = Transfer(store, registry, name.repository, progress or _silent, actions="pull,push")
+        documents = list(_documents(store, descriptor))
+        sources = _sources(store, name)
+        each(
+            transfer,
+            [blob for document in documents for blob in store.children(document) if not _is_document(blob)],
+            lambda own, blob: own.send(blob, sources.get(blob.digest, ())),
+        )
+        for document in documents:
+            transfer.send_document(
+                document, (name.tag or name.digest) if document is documents[-1] else document.digest
+            )
     return descriptor
 
 
@@ -89,26 +112,46 @@ class MissingImage(ImageNotFound):
         Error.__init__(self, f"image {name} is not in its registry, or not for us: {said}; look at its name and tag")
 
 
-class _Transfer:
-    """One image on its way between the store and a repository."""
+class _Pull:
+    """One image on its way from a repository into the store."""
 
-    def __init__(
-        self, store: Store, registry: Registry, repository: str, progress: Progress, actions: str = "pull"
-    ) -> None:
-        self._store, self._registry, self._progress = store, registry, progress
-        self._top = f"/v2/{repository}"
-        self._scope = f"repository:{repository}:{actions}"
+    def __init__(self, store: Store, registry: Registry, name: Reference, progress: Progress) -> None:
+        self._store, self._registry, self._name = store, registry, name
+        self._transfer = Transfer(store, registry, name.repository, progress)
 
-    # Pull
+    def pull(self, platform: Platform | None, all_platforms: bool, unpacking: Unpacking | None) -> Descriptor:
+        descriptor = self.fetch_manifest(self._name.digest or self._name.tag)
+        if all_platforms:
+            manifests = list(self._all(descriptor, NESTED))
+        else:
+            manifests = [self._choose(descriptor, platform or Platform.here())]
+        for manifest in manifests:
+            self._fetch_blobs(manifest, None if all_platforms else unpacking)
+        if platform and not all_platforms:
+            descriptor = manifests[0]
+        self._store.tag(str(self._name), descriptor._replace(annotations={}))
+        return descriptor
+
+    def _fetch_blobs(self, descriptor: Descriptor, unpacking: Unpacking | None) -> None:
+        manifest = self._store.manifest(descriptor)
+        if unpacking is None:
+            each(self._transfer, (manifest.config, *manifest.layers), Transfer.fetch)
+            return
+        self._transfer.fetch(manifest.config)
+        with unpacking(manifest, self._store.config(manifest)) as arrived:
+            each(self._transfer, manifest.layers, Transfer.fetch, arrived)
 
     def fetch_manifest(self, tag_or_digest: str, expected: Descriptor | None = None) -> Descriptor:
         """Bring a manifest or an index into the store; what was asked for by digest must have it."""
-        url = f"{self._top}/manifests/{tag_or_digest}"
-        answer = self._registry.request("GET", url, {"Accept": ACCEPT}, scope=self._scope)
+        url = f"{self._transfer.top}/manifests/{tag_or_digest}"
+        answer = self._registry.request("GET", url, {"Accept": ACCEPT}, scope=self._transfer.scope)
         data = answer.read()
         if len(data) > DOCUMENT_LIMIT:
+            self._registry.hang_up()
             raise RegistryError(self._registry.host, f"manifest {tag_or_digest} is larger than {DOCUMENT_LIMIT} bytes")
-        media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        media_type = answer.media_type
+        if media_type == "text/html":
+            raise RegistryError(self._registry.host, f"manifest {tag_or_digest} came as HTML: is that a registry?")
         if expected is not None and media_type != expected.media_type:
             raise RegistryError(self._registry.host, f"manifest {tag_or_digest} came as {media_type!r}")
         if media_type not in (*image.MANIFESTS, *image.INDEXES):
@@ -117,101 +160,63 @@ class _Transfer:
         with self._store.writer(digest.partition(":")[0]) as writer:
             writer.write(data)
             writer.commit(digest, expected.size if expected else None)
-        return Descriptor(media_type=media_type, digest=digest, size=len(data))
-
-    def choose(self, descriptor: Descriptor, platform: Platform) -> Descriptor:
-        """Go from an index to the manifest for a platform, which is then what the name stands for here."""
-        while descriptor.media_type in image.INDEXES:
-            index = Index.from_json(
-                image.parse(self._store.read(descriptor.digest), descriptor.digest), descriptor.media_type
-            )
-            chosen = index.choose(platform)
-            if chosen is None:
-                offered = ", ".join(sorted({str(entry.platform) for entry in index.manifests})) or "nothing"
-                raise Error(f"the image is not for {platform}; it is for {offered}")
-            if not self._store.has(chosen.digest):
-                self.fetch_manifest(chosen.digest, chosen)
-            descriptor = chosen
+        descriptor = Descriptor(media_type=media_type, digest=digest, size=len(data))
+        self._store.children(descriptor)  # it is what its type says, or nothing more is asked for
         return descriptor
 
-    def fetch_blob(self, blob: Descriptor) -> None:
-        if self._store.has(blob.digest) and self._store.size(blob.digest) == blob.size:
-            self._progress("exists", blob.digest, blob.size, blob.size)
-            return
-        with self._store.writer(blob.digest.partition(":")[0]) as writer:
-            for _ in range(ATTEMPTS):
-                self._receive(blob, writer)
-                if writer.size >= blob.size:
-                    break
-            writer.commit(blob.digest, blob.size)
+    def _here(self, descriptor: Descriptor) -> Descriptor:
+        if not self._store.has(descriptor.digest):
+            self.fetch_manifest(descriptor.digest, descriptor)
+        return descriptor
 
-    def _receive(self, blob: Descriptor, writer: Writer) -> None:
-        """Read the blob from where `writer` stands, as far as the connection lasts."""
-        headers = {"Range": f"bytes={writer.size}-"} if writer.size else {}
-        url = f"{self._top}/blobs/{blob.digest}"
-        answer = self._registry.request("GET", url, headers, accept=(200, 206), scope=self._scope)
-        skip = writer.size if answer.status == 200 else 0  # a registry may not know Range, and send all again
-        self._progress("download", blob.digest, writer.size, blob.size)
-        for data in answer.chunks(CHUNK):
-            writer.write(data[skip:])
-            skip = max(0, skip - len(data))
-            self._progress("download", blob.digest, writer.size, blob.size)
-            if writer.size > blob.size:
-                raise RegistryError(self._registry.host, f"blob {blob.digest} is larger than the {blob.size} announced")
-        if writer.size < blob.size:
-            self._registry.hang_up()
+    def _choose(self, descriptor: Descriptor, platform: Platform) -> Descriptor:
+        """Go from an index to the manifest for a platform."""
+        for _ in range(NESTED):
+            if descriptor.media_type in image.MANIFESTS:
+                return descriptor
+            descriptor = self._here(self._store.chosen(descriptor, platform, str(self._name)))
+        raise RegistryError(self._registry.host, f"{self._name} is an index in an index in an index")
 
-    # Push
-
-    def send(self, descriptor: Descriptor, tag: str) -> None:
-        """Children first: a registry takes a manifest only when it has what it names."""
-        for child in self._store.children(descriptor):
-            if child.media_type in (*image.MANIFESTS, *image.INDEXES):
-                self.send(child, child.digest)
-            else:
-                self._send_blob(child)
-        data = self._store.read(descriptor.digest)
-        url = f"{self._top}/manifests/{tag}"
-        headers = {"Content-Type": descriptor.media_type}
-        self._registry.request("PUT", url, headers, data, accept=(201,), scope=self._scope).read()
-
-    def _send_blob(self, blob: Descriptor) -> None:
-        url = f"{self._top}/blobs/{blob.digest}"
-        answer = self._registry.request("HEAD", url, accept=(200, 404), scope=self._scope)
-        answer.read()
-        if answer.status == 200:
-            self._progress("exists", blob.digest, blob.size, blob.size)
-            return
-        start = self._registry.request("POST", f"{self._top}/blobs/uploads/", accept=(202,), scope=self._scope)
-        start.read()
-        location = start.headers.get("Location")
-        if not location:
-            raise RegistryError(self._registry.host, "it starts an upload and does not say where")
-        target = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
-        self._progress("upload", blob.digest, 0, blob.size)
-        self._registry.request(
-            "PUT", target, headers, lambda: self._counted(blob), accept=(201,), scope=self._scope
-        ).read()
-
-    def _counted(self, blob: Descriptor) -> BinaryIO:
-        return _Counted(self._store.open(blob.digest), blob, self._progress)  # type: ignore[return-value]  # read, close
+    def _all(self, descriptor: Descriptor, depth: int) -> Iterator[Descriptor]:
+        """The manifests of all platforms; what an index names besides, an attestation say, is brought too."""
+        if descriptor.media_type in image.MANIFESTS:
+            yield descriptor
+        elif descriptor.media_type in image.INDEXES and depth:
+            for child in self._store.children(descriptor):
+                yield from self._all(self._here(child), depth - 1)
 
 
-class _Counted:
-    """A file that tells how far it has been read."""
+def _is_document(descriptor: Descriptor) -> bool:
+    return descriptor.media_type in (*image.MANIFESTS, *image.INDEXES)
 
-    def __init__(self, file: BinaryIO, blob: Descriptor, progress: Progress) -> None:
-        self._file, self._blob, self._progress, self._done = file, blob, progress, 0
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self._done += len(data)
-        self._progress("upload", self._blob.digest, self._done, self._blob.size)
-        return data
+def _is_whole(store: Store, descriptor: Descriptor) -> bool:
+    """Whether all is here that an image names, directly or by what it names."""
+    if not store.has(descriptor.digest):
+        return False
+    return not _is_document(descriptor) or all(
+        _is_whole(store, child) for child in store.children(descriptor) if not child.urls
+    )
 
-    def close(self) -> None:
-        self._file.close()
+
+def _documents(store: Store, descriptor: Descriptor) -> Iterator[Descriptor]:
+    """Manifests and indexes of an image, children first: a registry takes one only when it has what that names."""
+    for child in store.children(descriptor):
+        if _is_document(child):
+            yield from _documents(store, child)
+    yield descriptor
+
+
+def _sources(store: Store, name: Reference) -> Mapping[str, list[str]]:
+    """By blob, other repositories of that registry which have it, as far as the names in the store tell."""
+    found: dict[str, list[str]] = {}
+    for other, descriptor in store.names():
+        reference = _parsed(other) if "/" in other else None
+        if reference and reference.registry == name.registry and reference.repository != name.repository:
+            for document in _documents(store, descriptor) if _is_whole(store, descriptor) else ():
+                for blob in store.children(document):
+                    found.setdefault(blob.digest, []).append(reference.repository)
+    return found
 
 
 def _parsed(reference: Reference | str) -> Reference:

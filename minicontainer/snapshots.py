@@ -44,8 +44,8 @@ def _directories(data_root: str, manifest: Manifest, config: ImageConfig) -> lis
 @contextmanager
 def unpacking(
     data_root: str, store: Store, manifest: Manifest, config: ImageConfig, progress: Progress | None = None
-) -> Iterator[Callable[[Descriptor], None]]:
-    """Unpack layers as they come: call what this gives with each layer whose blob is in the store.
+) -> Iterator[Callable[[Descriptor | None], None]]:
+    """Unpack layers as they come: call what this gives with each layer whose blob is in the store, and now and then.
 
     The layers are made side by side, each into a staging directory. At the end all are put on the disk at once and
     get their names, the lowest first, so that a layer with a name has all of its parents.
@@ -67,9 +67,9 @@ def unpacking(
         stagings = {directory: _staging(data_root, missing[directory][1]) for directory in missing}
         left = set(missing)
 
-        def arrived(blob: Descriptor) -> None:
-            for directory, (descriptor, diff_id) in missing.items():
-                if descriptor.digest == blob.digest and directory in left:
+        def arrived(blob: Descriptor | None) -> None:
+            for directory, (descriptor, diff_id) in missing.items() if blob else ():
+                if blob and descriptor.digest == blob.digest and directory in left:
                     left.discard(directory)
                     undo.callback(files.remove_tree, stagings[directory])
                     workers.submit(layer_workers.Job(descriptor, diff_id, stagings[directory], locks[directory]))

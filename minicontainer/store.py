@@ -247,20 +247,26 @@ class Store:
 
     def manifest(self, descriptor: Descriptor, platform: Platform | None = None) -> Manifest:
         """The manifest that `descriptor` names, through an index when it is one."""
-        wanted = platform or Platform.here()
+        found = self.manifest_descriptor(descriptor, platform)
+        return Manifest.from_json(image.parse(self._document(found), found.digest), found.media_type)
+
+    def manifest_descriptor(self, descriptor: Descriptor, platform: Platform | None = None) -> Descriptor:
         for _ in range(4):  # an index may name an index; a chain of them is not an image
-            document = image.parse(self._document(descriptor), descriptor.digest)
             if descriptor.media_type in image.MANIFESTS:
-                return Manifest.from_json(document, descriptor.media_type)
-            if descriptor.media_type not in image.INDEXES:
-                break
-            index = Index.from_json(document, descriptor.media_type)
-            chosen = index.choose(wanted)
-            if chosen is None:
-                offered = ", ".join(sorted(str(entry.platform) for entry in index.manifests)) or "nothing"
-                raise Error(f"image {descriptor.digest} is not for {wanted}; it is for {offered}")
-            descriptor = chosen
-        raise InvalidImage(descriptor.digest, f"{descriptor.media_type} is not the media type of a manifest")
+                return descriptor
+            descriptor = self.chosen(descriptor, platform or Platform.here())
+        raise InvalidImage(descriptor.digest, "an index in an index in an index")
+
+    def chosen(self, descriptor: Descriptor, platform: Platform, name: str = "") -> Descriptor:
+        """What an index names for a platform."""
+        if descriptor.media_type not in image.INDEXES:
+            raise InvalidImage(descriptor.digest, f"{descriptor.media_type} is not the media type of a manifest")
+        index = Index.from_json(image.parse(self._document(descriptor), descriptor.digest), descriptor.media_type)
+        chosen = index.choose(platform)
+        if chosen is None:
+            offered = ", ".join(sorted({str(entry.platform) for entry in index.manifests})) or "nothing"
+            raise Error(f"image {name or descriptor.digest} is not for {platform}; it is for {offered}")
+        return chosen
 
     def config(self, manifest: Manifest) -> ImageConfig:
         if manifest.config.media_type not in image.CONFIGS:

@@ -59,6 +59,15 @@ class Platform(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         return _without_empty({"architecture": self.architecture, "os": self.os, "variant": self.variant})
 
+    @classmethod
+    def parse(cls, text: str) -> "Platform":
+        """As people write it: `linux/arm64`, `linux/arm/v7`, or the architecture alone."""
+        parts = text.lower().split("/")
+        if len(parts) > 3 or not all(part.replace("_", "").isalnum() for part in parts):
+            raise Error(f"platform {text!r} is not OS/ARCHITECTURE[/VARIANT], like linux/arm64 or linux/arm/v7")
+        operating_system, architecture, variant = (*parts, "")[:3] if len(parts) > 1 else ("linux", parts[0], "")
+        return cls(ARCHITECTURES.get(architecture, architecture), operating_system, variant)
+
     def fits(self, wanted: "Platform") -> bool:
         """Whether what is made for this platform runs on the one `wanted`, which may leave the variant open."""
         same = (self.os, self.architecture) == (wanted.os, wanted.architecture)

@@ -140,7 +140,9 @@ def test_an_index_is_pulled_for_our_platform(server: registries.Running, tmp_pat
     store.tag("multi", Descriptor(media_type=index["mediaType"], digest=digest, size=size))  # type: ignore[arg-type]
     registry.push(store, "multi", f"{server.host}/multi:1", credentials=WHO)
     fresh = Store(str(tmp_path / "fresh"))
-    assert registry.pull(fresh, f"{server.host}/multi:1", credentials=WHO).digest == descriptor.digest
+    assert registry.pull(fresh, f"{server.host}/multi:1", credentials=WHO).digest == digest
+    assert fresh.manifest_descriptor(fresh.resolve(f"{server.host}/multi:1")).digest == descriptor.digest
+    assert fresh.collect() == []
     skopeo(
         "copy",
         "--all",

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,62 @@ def test_an_entry_without_credentials_is_anonymous(config: Path, entry: object) 
     config.parent.mkdir()
     config.write_text(json.dumps({"auths": {"x": entry}}))
     assert credentials.load("x") is None
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A helper that keeps what it is given in files, as those of docker do in a keychain."""
+    program = tmp_path / "bin/docker-credential-files"
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!{sys.executable}
+import json, pathlib, sys
+kept = pathlib.Path({str(tmp_path)!r}) / "kept.json"
+known = json.loads(kept.read_text()) if kept.exists() else {{}}
+said = sys.stdin.read()
+if sys.argv[1] == "get":
+    if said not in known:
+        print("credentials not found in native keychain")
+        sys.exit(1)
+    print(json.dumps(known[said]))
+elif sys.argv[1] == "store":
+    given = json.loads(said)
+    known[given["ServerURL"]] = given
+elif said == "locked":
+    sys.exit("the keychain is locked")
+else:
+    del known[said]
+kept.write_text(json.dumps(known))
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return tmp_path / "kept.json"
+
+
+@pytest.mark.parametrize("form", [{"credsStore": "files"}, {"credHelpers": {"a.example": "files"}}])
+def test_a_helper_keeps_the_credentials(config: Path, helper: Path, form: dict[str, object]) -> None:
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps(form))
+    assert credentials.load("a.example") is None
+    credentials.save("a.example", Credentials("me", "secret"))
+    assert "secret" in helper.read_text()
+    assert "secret" not in config.read_text()
+    assert credentials.load("a.example") == Credentials("me", "secret")
+    assert credentials.erase("a.example")
+    assert not credentials.erase("a.example")
+    assert credentials.load("a.example") is None
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"credsStore": "absent"}, "docker-credential-absent, named in .*, is not installed"),
+        ({"credsStore": "../../evil"}, "is not the name of a credential helper"),
+    ],
+)
+def test_a_helper_that_cannot_be_asked_is_one_line(config: Path, form: dict[str, object], said: str) -> None:
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps(form))
+    with pytest.raises(Error, match=said):
+        credentials.load("a.example")

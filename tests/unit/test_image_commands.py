@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from minicontainer import cli, image_commands
-from minicontainer.image_commands import Progress
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -15,32 +14,6 @@ DIGEST = "sha256:" + "ab" * 32
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-def test_a_log_gets_one_line_for_each_blob() -> None:
-    out = io.StringIO()
-    progress = Progress(out)
-    for done in (0, 500, 1000, 1000):
-        progress("download", DIGEST, done, 1000)
-    progress("exists", DIGEST, 7, 7)
-    assert out.getvalue() == "pull   abababababab 1kB\nhave   abababababab 7B\n"
-
-
-def test_a_terminal_gets_a_bar_that_becomes_the_line() -> None:
-    out = Terminal()
-    progress = Progress(out)
-    progress("upload", DIGEST, 500, 1000)
-    progress("upload", DIGEST, 600, 1000)  # too soon after the last
-    progress("upload", DIGEST, 1000, 1000)
-    first, last = out.getvalue().split("\r")[1:]
-    assert first == "push   abababababab [###############...............] 500B/1kB"
-    assert last.rstrip() == "push   abababababab 1kB"
-
-
-def test_quiet_is_quiet() -> None:
-    out = io.StringIO()
-    Progress(out, quiet=True)("download", DIGEST, 1, 1)
-    assert out.getvalue() == ""
 
 
 def test_login_wants_a_name_and_a_password(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,9 @@ class Request(BaseHTTPRequestHandler):
 def serving(answer: Answering) -> Iterator[str]:
     """A registry that answers as the test says; its host."""
     kind = type(
-        "Kind", (Request,), {f"do_{method}": lambda self: answer(self) for method in ("GET", "HEAD", "PUT", "POST")}
+        "Kind",
+        (Request,),
+        {f"do_{method}": lambda self: answer(self) for method in ("GET", "HEAD", "PUT", "POST", "PATCH")},
     )
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.daemon_threads = True
@@ -66,6 +68,7 @@ def serving(answer: Answering) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setattr(distribution, "FIRST_WAIT", 0.001)  # who asks again waits first
 
 
 @pytest.fixture
@@ -326,3 +329,182 @@ def test_pushing_what_is_not_there_is_an_image_that_is_not_found(store: Store) -
 
 def test_basic_is_as_in_its_rfc() -> None:
     assert base64.b64decode(WHO.basic.removeprefix("Basic ")).decode() == f"{registries.USER}:{registries.PASSWORD}"
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINICONTAINER_CONFIG", str(tmp_path / "config.toml"))
+    return tmp_path / "config.toml"
+
+
+@pytest.mark.parametrize(
+    ("status", "header"), [(429, "0"), (503, "Mon, 01 Jan 2024 00:00:00 GMT"), (500, ""), (502, "")]
+)
+def test_a_registry_in_trouble_is_asked_again(store: Store, status: int, header: str) -> None:
+    held, refused = Image(), list[str]()
+
+    def answer(request: Request) -> None:
+        if len(refused) < 3:
+            refused.append(request.path)
+            request.answer(status, b"busy", **({"Retry_After": header} if header else {}))
+        else:
+            held.answer(request)
+
+    with serving(answer) as host:
+        registry.pull(store, f"{host}/web:1")
+    assert len(refused) == 3
+
+
+def test_a_page_of_html_is_no_registry(store: Store) -> None:
+    page = serving(lambda request: request.answer(200, b"<html>please log in", Content_Type="text/html; charset=utf-8"))
+    with page as host, pytest.raises(RegistryError, match="came as HTML: is that a registry"):
+        registry.pull(store, f"{host}/web:1")
+    page = serving(lambda request: request.answer(403, b"<html>blocked", Content_Type="text/html"))
+    with page as host, pytest.raises(RegistryError, match="in HTML, as a proxy"):
+        registry.pull(store, f"{host}/web:1")
+
+
+def test_mirrors_are_asked_first_and_their_failures_told(store: Store, settings_file: Path) -> None:
+    held, origin = Image(), Image()
+    told: list[str] = []
+    nothing = serving(lambda request: request.answer(404))
+    with nothing as empty, serving(held.answer) as mirror, serving(origin.answer) as host:
+        settings_file.write_text(f'[registry."{host}"]\nmirrors = ["{empty}", "127.0.0.1:1", "{mirror}"]\n')
+        descriptor = registry.pull(
+            store, f"{host}/web:1", progress=lambda event, what, *_: told.append(f"{event} {what}")
+        )
+    assert store.resolve(f"{host}/web:1").digest == descriptor.digest
+    assert [line.split(" ")[1] for line in told if line.startswith("mirror")] == [
+        f"{empty}:registry",
+        "127.0.0.1:1:registry",
+    ]
+
+
+def test_a_registry_that_the_settings_call_insecure_speaks_no_tls(settings_file: Path) -> None:
+    settings_file.write_text('[registry."plain.example:5000"]\ninsecure = true\n')
+    assert distribution.is_plain("plain.example:5000")
+    assert not distribution.is_plain("plain.example")
+
+
+def test_authorities_that_cannot_be_read_are_one_line(store: Store, settings_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    settings_file.write_text(f'[registry."r.example"]\nca = "{tmp_path}/ca.pem"\n')
+    with pytest.raises(RegistryError, match=r"its authorities in .*ca.pem cannot be read"):
+        registry.pull(store, "r.example/web:1")
+
+
+def test_a_registry_that_brings_nothing_more_is_given_up(store: Store) -> None:
+    held = Image(bytes(100_000))
+
+    def answer(request: Request) -> None:
+        if held.blobs.get(request.path) == held.layer:
+            request.answer(200, held.layer[:500], Content_Length="100000")
+            request.close_connection = True
+        else:
+            held.answer(request)
+
+    with (
+        serving(answer) as host,
+        pytest.raises(RegistryError, match="500 of 100000 bytes came, and no more in 5 tries"),
+    ):
+        registry.pull(store, f"{host}/web:1")
+    assert store.names() == []
+
+
+def test_an_index_says_what_it_is_for(store: Store) -> None:
+    held = Image()
+    other = {"architecture": "s390x", "os": "linux"}
+    entry = {
+        "mediaType": image.MANIFEST,
+        "digest": sha256(held.manifest),
+        "size": len(held.manifest),
+        "platform": other,
+    }
+    index = json.dumps({"schemaVersion": 2, "mediaType": image.INDEX, "manifests": [entry]}).encode()
+
+    def answer(request: Request) -> None:
+        if request.path == "/v2/web/manifests/1":
+            request.answer(200, index, Content_Type=image.INDEX)
+        elif request.path == f"/v2/web/manifests/{sha256(held.manifest)}":
+            request.answer(200, held.manifest, Content_Type=image.MANIFEST)
+        else:
+            held.answer(request)
+
+    with serving(answer) as host:
+        with pytest.raises(Error, match=f"{host}/web:1 is not for linux/.*; it is for linux/s390x"):
+            registry.pull(store, f"{host}/web:1")
+        wanted = registry.pull(store, f"{host}/web:1", platform=Platform("s390x"))
+        assert wanted.digest == sha256(held.manifest)
+        whole = registry.pull(store, f"{host}/web:1", all_platforms=True)
+        assert whole.digest == sha256(index)
+    assert store.has(sha256(held.layer))
+    assert store.collect() == []
+
+
+def test_a_blob_that_another_repository_has_is_mounted(tmp_path: Path, store: Store) -> None:
+    events: list[str] = []
+    with registries.running(str(tmp_path / "registry")) as server:
+        build(store, f"{server.host}/one:1")
+        registry.push(store, f"{server.host}/one:1", f"{server.host}/one:1", credentials=WHO)
+        registry.push(
+            store,
+            f"{server.host}/one:1",
+            f"{server.host}/two:1",
+            credentials=WHO,
+            progress=lambda e, *_: events.append(e),
+        )
+    assert events == ["mount", "mount"]
+
+
+def test_an_upload_that_breaks_is_gone_on_with(store: Store) -> None:
+    descriptor = build(store, content=bytes(range(256)) * 8000)
+    layer = store.manifest(descriptor).layers[0]
+    kept, spans = bytearray(), list[str]()
+
+    def answer(request: Request) -> None:
+        size = int(request.headers.get("Content-Length", 0))
+        location = {"Location": "/v2/web/blobs/uploads/1"}
+        match request.command:
+            case "HEAD":
+                request.answer(404 if layer.digest in request.path else 200)
+            case "POST":
+                request.answer(202, **location)
+            case "GET":
+                request.answer(204, Range=f"0-{len(kept) - 1}", **location)
+            case "PATCH":
+                spans.append(request.headers["Content-Range"])
+                kept.extend(request.rfile.read(size))
+                request.answer(202, **location)
+            case "PUT" if "manifests" in request.path:
+                request.rfile.read(size)
+                request.answer(201)
+            case "PUT" if not kept:
+                kept.extend(request.rfile.read(700_000))
+                request.close_connection = True
+                request.connection.shutdown(socket.SHUT_RDWR)
+            case "PUT":
+                kept.extend(request.rfile.read(size))
+                request.answer(201)
+
+    with serving(answer) as host:
+        registry.push(store, "web", f"{host}/web:1")
+    assert spans == [f"700000-{layer.size - 1}"]
+    assert sha256(bytes(kept)) == layer.digest
+
+
+def test_a_token_in_place_of_a_password_is_refreshed_by_post(store: Store) -> None:
+    held, asked = Image(), list[str]()
+
+    def realm(request: Request) -> None:
+        asked.append(request.command + " " + request.rfile.read(int(request.headers["Content-Length"])).decode())
+        request.answer(200, json.dumps({"access_token": "good"}).encode())
+
+    def answer(request: Request) -> None:
+        if request.headers.get("Authorization") == "Bearer good":
+            held.answer(request)
+        else:
+            request.answer(401, WWW_Authenticate=f'Bearer realm="http://{tokens}/token",service="s"')
+
+    with serving(realm) as tokens, serving(answer) as host:
+        registry.pull(store, f"{host}/web:1", credentials=("<token>", "kept"))
+    assert asked[0].startswith("POST grant_type=refresh_token&refresh_token=kept&client_id=minicontainer&service=s")
