@@ -7,72 +7,106 @@ container and no directory. Ruled by the Dockerfile reference and image-spec, co
 
 import fcntl
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from minicontainer import dockerfile, files, stages
-from minicontainer.build_steps import carry_out
+from minicontainer import build_checks, build_contexts, build_outputs, dockerfile, files, stages
+from minicontainer.build_outputs import Output
+from minicontainer.build_steps import How, carry_out
 from minicontainer.containers import Home
 from minicontainer.dockerfile import BuildError, Dockerfile, Instruction
 from minicontainer.errors import Error
 from minicontainer.expansion import ExpansionError
-from minicontainer.oci.image import Descriptor, History, ImageConfig, Platform
+from minicontainer.oci import image
+from minicontainer.oci.image import Descriptor, History, ImageConfig, Index, Platform
 from minicontainer.oci.reference import Reference
 from minicontainer.progress import Progress
 from minicontainer.stages import Refused, Stage, State
 from minicontainer.store import Store
-from minicontainer.workbench import Request, Work, Workbench
+from minicontainer.workbench import Request, Work, Workbench, read_ignore, source_date
 
 __all__ = ["BuildError", "Request", "build"]
 
 
 def build(home: Home, request: Request, teller: Progress) -> Descriptor:
-    """Build the image, and give it its names.
+    """Build the image, give it its names, and write what else was asked for.
 
     Raises:
         BuildError: the Dockerfile, or what it asks for, cannot be built; the text has file, line and instruction.
     """
-    parsed = read_dockerfile(request)
     tags = [str(Reference.parse(tag)) for tag in request.tags]
     with ExitStack() as undo:
         store = Store(f"{home.data}/oci")
         undo.enter_context(store.session())
-        scope = stages.scope(parsed, request.build_args, Platform.here(), request.target)
-        scratch = undo.enter_context(_scratch_directory(home.data))
-        bench = Workbench(home, store, request, scope, scratch, undo)
-        descriptor = _Builder(parsed, bench, teller).build()
-        for tag in tags or [""]:
-            store.tag(tag, descriptor)
-    return descriptor
+        scratch = undo.enter_context(_scratch_directory(home))
+        request = build_contexts.prepared(request, scratch)
+        parsed = build_contexts.read_dockerfile(request)
+        found = _for_each_platform(home, store, parsed, request, teller, scratch, undo)
+        outputs = request.outputs or (Output(type="image"),)
+        for one in outputs:
+            names = list(dict.fromkeys([*tags, *one.names]))
+            if one.keeps:
+                for tag in names or [""]:
+                    store.tag(tag, found)
+            else:
+                place = build_outputs.Place(store, home.data, scratch)
+                build_outputs.write(place, found, one, names, source_date(request))
+    return found
 
 
-def read_dockerfile(request: Request) -> Dockerfile:
-    """The parsed file; it need not be in the context."""
-    if not os.path.isdir(request.context):
-        raise BuildError(f"{request.context}: the build context is not a directory")
-    path = request.dockerfile or os.path.join(request.context, "Dockerfile")
-    try:
-        if path == "-":
-            return dockerfile.parse(sys.stdin.read())
-        with open(path, encoding="utf-8") as file:
-            return dockerfile.parse(file.read(), os.path.normpath(path))
-    except FileNotFoundError:
-        raise BuildError(f"{path}: no such file; try: --file PATH") from None
-    except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise BuildError(f"{path}: not a Dockerfile: {error}") from None
+def _for_each_platform(
+    home: Home, store: Store, parsed: Dockerfile, request: Request, teller: Progress, scratch: str, undo: ExitStack
+) -> Descriptor:
+    """The image, or with several --platform the index of their images."""
+    made = []
+    for platform in request.platforms or (Platform.here(),):
+        scope = stages.scope(parsed, request.build_args, Platform.here(), request.target, platform)
+        bench = Workbench(home, store, request, scope, platform, scratch, undo)
+        made.append(_Builder(parsed, bench, teller).build())
+    if len(made) == 1:
+        return made[0]
+    digest, size = store.put(image.encode(Index(manifests=tuple(made))))
+    return Descriptor(media_type=image.INDEX, digest=digest, size=size)
+
+
+def check(home: Home, request: Request) -> tuple[list[str], bool]:
+    """What the checks find in the Dockerfile, a line each; and whether there was anything."""
+    with ExitStack() as undo:
+        store = Store(f"{home.data}/oci")
+        scratch = undo.enter_context(_scratch_directory(home))
+        request = build_contexts.prepared(request, scratch)
+        parsed = build_contexts.read_dockerfile(request)
+        platform = (request.platforms or (Platform.here(),))[0]
+        scope = stages.scope(parsed, request.build_args, Platform.here(), request.target, platform)
+        found = _checked(store, parsed, stages.stages(parsed, scope), scope, request)
+        return [warned.told(parsed.name) for warned in found], bool(found)
+
+
+def _checked(
+    store: Store, parsed: Dockerfile, all_stages: tuple[Stage, ...], scope: stages.Scope, request: Request
+) -> list[build_checks.Warned]:
+    def about(name: str) -> tuple[str, dict[str, str]] | None:
+        try:
+            config = store.config(store.manifest(store.resolve(request.contexts.get(name, name))))
+        except Error:
+            return None  # it is not here, or is for other machines
+        platform = Platform(config.architecture, config.os, config.variant)
+        return str(platform), stages.environment(config.config)
+
+    ignore = read_ignore(request.context, request.dockerfile)
+    return build_checks.check(parsed, all_stages, scope, build_checks.Known(ignore, about))
 
 
 @contextmanager
-def _scratch_directory(data: str) -> Iterator[str]:
-    """A directory of this build's own; those of builds that were killed are removed first."""
-    parent = f"{data}/cache/build/work"
+def _scratch_directory(home: Home) -> Iterator[str]:
+    """A directory of this build's own; those of builds that were killed are removed first, with their containers."""
+    parent = f"{home.data}/cache/build/work"
     os.makedirs(parent, mode=0o700, exist_ok=True)
     with ExitStack() as undo:
-        with files.lock(f"{data}/cache/build/lock"):
+        with files.lock(f"{home.data}/cache/build/lock"):
             for name in os.listdir(parent):
-                _remove_dead(f"{parent}/{name}")
+                _remove_dead(home, f"{parent}/{name}")
             path = tempfile.mkdtemp(dir=parent)
             undo.callback(files.remove_tree, path)
             held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,15 +116,25 @@ def _scratch_directory(data: str) -> Iterator[str]:
         yield path
 
 
-def _remove_dead(path: str) -> None:
+def _remove_dead(home: Home, path: str) -> None:
     held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_orphans(home, path)
         files.remove_tree(path)
     except BlockingIOError:
         return  # its build is alive
     finally:
         os.close(held)
+
+
+def _remove_orphans(home: Home, path: str) -> None:
+    """The RUN of a build that was killed goes on without it: until now."""
+    from minicontainer import engine  # as in `build_runs`
+
+    for container in engine.list_containers(home):
+        if container.upper.startswith(f"{path}/"):
+            engine.remove(home, container.id, force=True)
 
 
 class _Builder:
@@ -103,6 +147,7 @@ class _Builder:
         self.done: dict[int, Work] = {}
 
     def build(self) -> Descriptor:
+        warned = self._check()
         wanted = stages.wanted(self.parsed, self.stages, self.request.target)
         self._say_what_is_not_used()
         final = [wanted[-1].number]  # the stages whose layers are in the image
@@ -111,11 +156,29 @@ class _Builder:
         for stage in wanted:
             self.done[stage.number] = self._stage(stage, keep_blobs=stage.number in final)
         self.bench.digests.save()
-        return self._export(self.done[wanted[-1].number])
+        for one in warned:
+            self.teller.say(f"warning: {one.told(self.parsed.name)}")
+        return self._export(self.done[wanted[-1].number], wanted[-1].platform)
+
+    def _check(self) -> list[build_checks.Warned]:
+        """What the checks find; nobody looks when nothing is shown.
+
+        Raises:
+            BuildError: they found something, and the file says `check=error=true`.
+        """
+        as_errors = build_checks.wanted(self.parsed).error
+        if not self.teller.shows and not as_errors:
+            return []
+        found = _checked(self.bench.store, self.parsed, self.stages, self.scope, self.request)
+        if found and as_errors:
+            lines = self.parsed.lines
+            shown = dockerfile.excerpt(lines, found[0].line, found[0].line)
+            raise BuildError(f"{found[0].told(self.parsed.name)} (an error by the directive check)", shown)
+        return found
 
     def _say_what_is_not_used(self) -> None:
         for name, value in self.parsed.directives:
-            if name != "escape":
+            if name == "syntax":
                 self.teller.say(f"{self.parsed.name}: directive {name}={value} is read and not followed")
         declared = {
             word.partition("=")[0]
@@ -137,6 +200,10 @@ class _Builder:
         instructions = [*triggers, *stage.instructions]
         count = sum(not stages.is_metadata(instruction) for instruction in instructions)
         number = 0
+        use_cache = not self.request.no_cache and stage.name not in self.request.no_cache_filter
+        how = How(earlier=self._earlier(stage), keep_blob=keep_blobs, use_cache=use_cache)
+        context = self.request.context_name or os.path.realpath(self.request.context)
+        slot = f"{context}/{self.parsed.name}/{self.bench.platform}/{stage.number}"
         for instruction in instructions:
             with self._naming(instruction):
                 if stages.is_metadata(instruction):
@@ -144,8 +211,7 @@ class _Builder:
                     continue
                 number += 1
                 with self.teller.step(f"[{stage.label} {number}/{count}] {_summary(instruction)}") as step:
-                    earlier = self._earlier(stage)
-                    work = carry_out(self.bench, instruction, work, step, keep_blobs, earlier)
+                    work = carry_out(self.bench, instruction, work, step, how._replace(slot=f"{slot}/{number}"))
         return work
 
     def _begin(self, stage: Stage) -> Work:
@@ -162,12 +228,12 @@ class _Builder:
             return found
         if stage.image == "scratch":
             return Work(state=State(config=stages.SCRATCH))
-        return self.bench.image(stage.image)
+        return self.bench.image(stage.image, stage.platform)
 
     def _trigger(self, begin: Instruction, text: str) -> Instruction:
         """An ONBUILD of the base image: it is carried out as if it stood in the line of FROM."""
         [_, instruction] = dockerfile.parse(f"FROM scratch\n{text}", "ONBUILD").instructions
-        return instruction._replace(line=begin.line)
+        return instruction._replace(line=begin.line, last=begin.last)
 
     def _metadata(self, instruction: Instruction, work: Work) -> Work:
         state = stages.apply(instruction, work.state, self.scope)
@@ -202,9 +268,9 @@ class _Builder:
             said = f"{error.strerror}: {os.fsdecode(error.filename)}" if error.filename else error.strerror
             raise stages.refuse(self.parsed, instruction, said) from error
 
-    def _export(self, work: Work) -> Descriptor:
+    def _export(self, work: Work, platform: Platform | None) -> Descriptor:
         blobs = [self.bench.cache.blob(layer) for layer in work.layers]
-        platform = self.bench.platform
+        platform = platform or self.bench.platform
         config = ImageConfig(
             architecture=platform.architecture,
             os=platform.os,

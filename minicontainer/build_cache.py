@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from minicontainer import files, layer_blobs, layers, snapshots
@@ -17,7 +18,7 @@ from minicontainer.errors import Error
 from minicontainer.oci.image import Descriptor
 from minicontainer.store import Store
 
-VERSION = 1  # of the meaning of a key: raise it when the same inputs would make another layer
+VERSION = 2  # of the meaning of a key: raise it when the same inputs would make another layer
 
 
 class Layer(NamedTuple):
@@ -28,6 +29,14 @@ class Layer(NamedTuple):
     descriptor: Descriptor | None = None
 
 
+class Entry(NamedTuple):
+    """A step that is remembered: its file, what it made, and when it was last used."""
+
+    path: str
+    layer: Layer
+    used: float
+
+
 class Cache:
     """The layers of earlier builds in the data directory `data`."""
 
@@ -36,23 +45,29 @@ class Cache:
         self.directory = f"{data}/cache/build/steps"
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
 
-    def key(self, diff_ids: Sequence[str], inputs: Sequence[Any]) -> str:
-        """The digest of what a step depends on."""
+    def inputs(self, diff_ids: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """All that a step depends on, by names that `build_reasons` tells people, as JSON has it."""
         below = layers.chain_id(diff_ids) if diff_ids else ""
-        return hashlib.sha256(json.dumps([VERSION, self.epoch, below, inputs]).encode()).hexdigest()
+        whole: dict[str, Any] = json.loads(json.dumps({"layers below": below, "source date": self.epoch, **inputs}))
+        return whole
+
+    def key(self, inputs: Mapping[str, Any]) -> str:
+        """The digest of what a step depends on."""
+        return hashlib.sha256(json.dumps([VERSION, inputs]).encode()).hexdigest()
 
     def get(self, key: str) -> Layer | None:
-        try:
-            with open(f"{self.directory}/{key}", "rb") as file:
-                entry = json.load(file)
-        except FileNotFoundError:
+        path = f"{self.directory}/{key}"
+        layer = _read(path)
+        if layer is None:
             return None
-        descriptor = Descriptor.from_json(entry["descriptor"]) if entry["descriptor"] else None
-        if descriptor and not self.store.has(descriptor.digest):
-            descriptor = None
-        layer = Layer(diff_id=entry["diff_id"], created=entry["created"], descriptor=descriptor)
-        here = not layer.diff_id or descriptor or os.path.isdir(snapshots.diff_directory(self.data, layer.diff_id))
-        return layer if here else None
+        if layer.descriptor and not self.store.has(layer.descriptor.digest):
+            layer = layer._replace(descriptor=None)
+        directory = snapshots.diff_directory(self.data, layer.diff_id) if layer.diff_id else ""
+        if layer.diff_id and not layer.descriptor and not os.path.isdir(directory):
+            return None
+        with suppress(FileNotFoundError):  # pruned just now: what was read is still right
+            os.utime(path)  # when it was used, for `build_storage`
+        return layer
 
     def put(self, key: str, layer: Layer) -> None:
         descriptor = layer.descriptor.to_json() if layer.descriptor else None
@@ -77,6 +92,30 @@ class Cache:
         if diff_id != layer.diff_id:
             raise Error(f"layer {layer.diff_id} has changed on disk; try: --no-cache")
         return descriptor
+
+
+def entries(data: str) -> list[Entry]:
+    """Every step that is remembered, the longest unused first."""
+    found = []
+    directory = f"{data}/cache/build/steps"
+    with suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            path = f"{directory}/{name}"
+            with suppress(FileNotFoundError):
+                if layer := _read(path):
+                    found.append(Entry(path=path, layer=layer, used=os.stat(path).st_mtime))
+    return sorted(found, key=lambda entry: (entry.used, entry.path))
+
+
+def _read(path: str) -> Layer | None:
+    """What the file says; None when there is none, or when a power cut has left it half: files are not synced here."""
+    try:
+        with open(path, "rb") as file:
+            entry = json.load(file)
+        descriptor = Descriptor.from_json(entry["descriptor"]) if entry["descriptor"] else None
+        return Layer(diff_id=entry["diff_id"], created=entry["created"], descriptor=descriptor)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, Error):
+        return None
 
 
 def _diff_id(upper: str) -> str:

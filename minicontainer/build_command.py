@@ -3,38 +3,78 @@
 Above `build`, below `cli`. The image's id goes to stdout with --quiet, progress and errors to stderr.
 """
 
+import json
 import sys
 
-from minicontainer import build_options, files, run_options
+from minicontainer import build_options, build_outputs, files, run_options
 from minicontainer.arguments import Parsed, UsageError
-from minicontainer.build import build
+from minicontainer.build import BuildError, build, check
 from minicontainer.containers import Home, Options
+from minicontainer.oci import image
+from minicontainer.oci.image import Descriptor, Platform
 from minicontainer.oci.reference import Reference
 from minicontainer.plan import explain_on
-from minicontainer.progress import MODES, progress
+from minicontainer.progress import MODES, Progress, progress
+from minicontainer.stages import Refused, parse_platform
 from minicontainer.store import Store
 from minicontainer.workbench import Request
 
+RULER = "-" * 20  # around an excerpt, as BuildKit has it
 NETWORKS = {"": "bridge", "default": "bridge", "bridge": "bridge", "none": "none", "host": "host"}
 
 
 def build_image(home: Home, parsed: Parsed) -> int:
-    """Build the image that the command line asks for."""
+    """Build the image that the command line asks for, or check its Dockerfile."""
     asked = request(parsed)
     mode = "quiet" if parsed.quiet else parsed.progress or ("plain" if asked.explain else "auto")
     if mode not in MODES:
         raise UsageError(f"--progress {mode}: it is one of {', '.join(MODES)}")
     teller = progress(mode, sys.stderr)
-    descriptor = build(home, asked, teller)
-    image_id = Store(f"{home.data}/oci").manifest(descriptor).config.digest
+    try:
+        if parsed.check:
+            return _check(home, asked)
+        descriptor = build(home, asked, teller)
+    except BuildError as error:
+        if error.excerpt:
+            print(f"{RULER}\n{error.excerpt}\n{RULER}", file=sys.stderr)
+        raise
+    _tell(home, parsed, asked, descriptor, teller)
+    return 0
+
+
+def _check(home: Home, asked: Request) -> int:
+    found, any_found = check(home, asked)
+    print("\n".join(found) if found else "no findings")
+    return int(any_found)
+
+
+def _tell(home: Home, parsed: Parsed, asked: Request, descriptor: Descriptor, teller: Progress) -> None:
+    """What came of it: files for programs, a line for people."""
+    store = Store(f"{home.data}/oci")
+    is_index = descriptor.media_type in image.INDEXES
+    image_id = descriptor.digest if is_index else store.manifest(descriptor, descriptor.platform).config.digest
     if parsed.iidfile:
         files.write(parsed.iidfile, image_id.encode(), mode=0o644)
+    if parsed.metadata_file:
+        metadata = {
+            "containerimage.config.digest": image_id,
+            "containerimage.descriptor": descriptor.to_json(),
+            "containerimage.digest": descriptor.digest,
+            "image.name": ",".join(str(Reference.parse(tag)) for tag in asked.tags),
+        }
+        files.write(parsed.metadata_file, json.dumps(metadata, indent=2).encode(), mode=0o644)
+    for one in asked.outputs:
+        for name in dict.fromkeys([*asked.tags, *one.names]) if one.push else ():
+            from minicontainer import images  # HTTP and TLS cost 50 ms
+
+            images.push(home, name)
+    if any(one.dest == "-" for one in asked.outputs):
+        return
     if parsed.quiet:
         print(image_id)
     else:
         names = " ".join(Reference.parse(tag).familiar() for tag in asked.tags) or "(no name; give one with --tag)"
         teller.say(f"built {image_id[:19]} {names}")
-    return 0
 
 
 def request(parsed: Parsed) -> Request:
@@ -57,13 +97,23 @@ def request(parsed: Parsed) -> Request:
         contexts=dict(build_options.pair(text) for text in parsed.build_context),
         network=NETWORKS[network],
         no_cache=parsed.no_cache,
+        no_cache_filter=frozenset(name.lower() for text in parsed.no_cache_filter for name in text.split(",")),
         pull=parsed.pull,
+        platforms=_platforms(parsed.platform or ""),
+        outputs=tuple(build_outputs.output(text) for text in parsed.output),
         secrets=dict(build_options.secret(text) for text in parsed.secret),
         agents=dict(build_options.agent(text) for text in parsed.ssh),
         allowed=frozenset(build_options.entitlement(text) for text in parsed.allow),
         explain=explain_on(2, "creator", pause=parsed.step) if parsed.explain or parsed.step else None,
         run=_run_options(parsed),
     )
+
+
+def _platforms(text: str) -> tuple[Platform, ...]:
+    try:
+        return tuple(parse_platform(one.strip()) for one in text.split(",") if one.strip())
+    except Refused as refused:
+        raise UsageError(str(refused)) from None
 
 
 def _run_options(parsed: Parsed) -> Options:

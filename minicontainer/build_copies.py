@@ -45,13 +45,13 @@ def plan(bench: Workbench, instruction: Instruction, work: Work, step: Step, ear
         copy = copy._replace(keep_owner=True)
         chain = layers.chain_id(other.diff_ids) if other.layers else ""
         return Plan(
-            inputs=("COPY", copy, words, chain),
+            inputs={"copy": copy._asdict(), "words": words, f"files of {name}": chain},
             make=lambda overlay: _copy_from(bench, name, other, words, copy, overlay, step),
             history=instruction.text,
             linked=linked,
         )
     taken = _taken(bench, instruction, words, copy, other or bench.request.context, variables)
-    prints = [fingerprint(tree, [source], bench.digests) for tree, source in taken]
+    prints = [(source.name, fingerprint(tree, [source], bench.digests)) for tree, source in taken]
 
     def make(overlay: Overlay) -> None:
         def child() -> list[str]:
@@ -60,7 +60,7 @@ def plan(bench: Workbench, instruction: Instruction, work: Work, step: Step, ear
 
         tell(step, copying.isolated(child))
 
-    return Plan(inputs=("COPY", copy, prints), make=make, history=instruction.text, linked=linked)
+    return Plan(inputs={"copy": copy._asdict(), "sources": prints}, make=make, history=instruction.text, linked=linked)
 
 
 def _other(bench: Workbench, name: str, earlier: Earlier) -> str | Work:
@@ -103,7 +103,7 @@ def _taken(
         elif instruction.keyword == "ADD" and remotes.is_remote(word):
             taken += _fetched(bench, word, remote, copy)
         else:
-            taken += sources(bench.tree(directory), word, f"the context {directory}", copy)
+            taken += sources(bench.tree(directory), word, bench.told(directory), copy)
     return taken
 
 

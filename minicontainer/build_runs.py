@@ -61,9 +61,17 @@ def plan(bench: Workbench, instruction: Instruction, work: Work, step: Step, ear
     mounts = [_Mount(bench, mount, earlier) for mount in run_mounts(instruction, work.state, bench.scope)]
     arguments = [f"{name}={value}" for name, value in sorted(work.state.arguments.items())]
     told = f"|{len(arguments)} {' '.join(arguments)} " if arguments else ""
-    inputs = ("RUN", words, _without_proxies(options.env), options.workdir, options.user, options.network, script)
     return Plan(
-        inputs=(*inputs, security, [mount.inputs for mount in mounts]),
+        inputs={
+            "command": words,
+            "environment": _without_proxies(options.env),
+            "working directory": options.workdir,
+            "user": options.user,
+            "network": options.network,
+            "script": script,
+            "security": security,
+            "mounts": [mount.inputs for mount in mounts],
+        },
         make=lambda overlay: _run(bench, overlay, options, script, mounts, step),
         history=f"RUN {told}{' '.join(words)}",
     )
@@ -180,7 +188,7 @@ class _Mount:
     def _print(self) -> str:
         if not self.directory:
             return ""
-        taken = sources(self.bench.tree(self.directory), self.asked.source or ".", f"the context {self.directory}")
+        taken = sources(self.bench.tree(self.directory), self.asked.source or ".", self.bench.told(self.directory))
         return fingerprint(taken[0][0], [source for _, source in taken], self.bench.digests)
 
     def prepare(self, options: Options, place: str, undo: ExitStack, step: Step) -> Options:
@@ -221,7 +229,7 @@ class _Mount:
 
     def _copy_context(self, place: str, step: Step) -> None:
         os.mkdir(place)
-        taken = sources(self.bench.tree(self.directory), self.asked.source or ".", f"the context {self.directory}")
+        taken = sources(self.bench.tree(self.directory), self.asked.source or ".", self.bench.told(self.directory))
 
         def child() -> list[str]:
             os.chroot(place)

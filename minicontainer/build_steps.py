@@ -6,8 +6,9 @@ Ruled by the Dockerfile reference.
 """
 
 import posixpath
+from typing import NamedTuple
 
-from minicontainer import build_copies, build_runs, copying
+from minicontainer import build_copies, build_reasons, build_runs, copying
 from minicontainer.dockerfile import Instruction
 from minicontainer.expansion import expand
 from minicontainer.oci.image import History
@@ -16,20 +17,34 @@ from minicontainer.stages import Refused
 from minicontainer.workbench import Earlier, Overlay, Plan, Work, Workbench
 
 
-def carry_out(
-    bench: Workbench, instruction: Instruction, work: Work, step: Step, keep_blob: bool, earlier: Earlier
-) -> Work:
-    """The work with the instruction's layer. `earlier` gives the stage that --from names."""
+class How(NamedTuple):
+    """How a stage's steps are taken. `earlier` gives the stage that --from names."""
+
+    earlier: Earlier
+    keep_blob: bool
+    use_cache: bool
+    slot: str = ""  # the place of the step in its Dockerfile, for `build_reasons`
+
+
+def carry_out(bench: Workbench, instruction: Instruction, work: Work, step: Step, how: "How") -> Work:
+    """The work with the instruction's layer."""
     table = {"RUN": build_runs.plan, "WORKDIR": _workdir}
-    plan = table.get(instruction.keyword, build_copies.plan)(bench, instruction, work, step, earlier)
-    key = bench.cache.key(() if plan.linked else work.diff_ids, plan.inputs)
-    layer = None if bench.request.no_cache else bench.cache.get(key)
+    plan = table.get(instruction.keyword, build_copies.plan)(bench, instruction, work, step, how.earlier)
+    inputs = bench.cache.inputs(
+        () if plan.linked else work.diff_ids, {"instruction": instruction.keyword, **plan.inputs}
+    )
+    key = bench.cache.key(inputs)
+    layer = bench.cache.get(key) if how.use_cache else None
     step.cached = layer is not None
+    reasons = build_reasons.Reasons(bench.home.data, how.slot)
+    if bench.request.explain:
+        step.output(f"{reasons.told(inputs, step.cached, how.use_cache)}\n".encode())
     if layer is None:
         with bench.changes(None if plan.linked else work) as overlay:
             plan.make(overlay)
-            layer = bench.cache.commit(overlay.upper, bench.now(), keep_blob)
+            layer = bench.cache.commit(overlay.upper, bench.now(), how.keep_blob)
         bench.cache.put(key, layer)
+    reasons.remember(key, inputs)
     entry = History(
         created=layer.created, created_by=plan.history, comment="minicontainer", empty_layer=not layer.diff_id
     )
@@ -56,4 +71,4 @@ def _workdir(bench: Workbench, instruction: Instruction, work: Work, step: Step,
         copying.isolated(child)
 
     state = work.state._replace(config=config._replace(working_dir=path))
-    return Plan(inputs=("WORKDIR", path, config.user), make=make, history=f"WORKDIR {path}", state=state)
+    return Plan(inputs={"path": path, "user": config.user}, make=make, history=f"WORKDIR {path}", state=state)

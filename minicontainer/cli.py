@@ -103,6 +103,11 @@ TABLE = (
     _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),
     _image("tag", "give an image a further name", "SOURCE NAME", 2, 2),
     Entry(Command("build", "build an image", "CONTEXT", 1, 1, flags=BUILD_FLAGS), "build_command", "build_image"),
+    Entry(Command("builder", "what builds keep for the next ones: prune, du", "prune|du", 1, 1, flags=(
+        Flag(("-a", "--all"), "prune: also what images share"),
+        Flag(("--filter",), "prune: what was not used for so long", LIST, "until=24h"),
+        Flag(("--keep-storage",), "prune: keep as much as this, the last used first", TEXT, "BYTES[kmg]"))),
+          "build_storage", "builder"),
     _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(
         PLAIN, NO_PROGRESS, PLATFORM, Flag(("--all-platforms",), "everything that an index names"))),
     _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS, PLATFORM)),

@@ -12,6 +12,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from minicontainer import files
@@ -55,8 +56,8 @@ class Digests:
     def __init__(self, path: str = "") -> None:
         self.path, self.known, self.used = path, dict[str, str](), dict[str, str]()
         if path and os.path.exists(path):
-            with open(path, encoding="ascii") as file:
-                self.known = json.load(file)
+            with suppress(ValueError), open(path, encoding="ascii") as file:  # half written before a power cut
+                self.known = dict(json.load(file))
 
     def of(self, tree: "Tree", entry: Entry) -> str:
         digest = self.known.get(entry.signature) or self.used.get(entry.signature)

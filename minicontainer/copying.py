@@ -8,13 +8,14 @@ ADD; where that is silent, by what BuildKit does.
 import bz2  # noqa: F401  tarfile imports these when it meets such an archive, which is too late after chroot(2)
 import gzip  # noqa: F401
 import json
-import lzma  # noqa: F401
+import lzma
 import os
 import stat
 import tarfile
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn
 
 from minicontainer import file_modes
 from minicontainer.context import Entry, Source, Tree
@@ -236,14 +237,22 @@ def _extract(tree: Tree, source: Source, destination: str, owner: Owner) -> bool
         if file.read(4) == ZSTD_MAGIC:
             raise Error(f"{source.name}: zstd archives are not extracted yet; unpack it, or COPY it")
         file.seek(0)
+        return unpack(file, source.name, destination, owner)
+
+
+def unpack(file: IO[bytes], name: str, destination: str, owner: Owner = Owner(0, 0)) -> bool:
+    """Unpack an archive into the destination, which is in the caller's root; False when it is none."""
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:*")
+    except tarfile.TarError:
+        return False
+    with archive:
+        make_directories(destination, owner)
+        archive.extraction_filter = staticmethod(lambda member, _: member)  # we are in the rootfs: nothing escapes
         try:
-            archive = tarfile.open(fileobj=file, mode="r:*")
-        except tarfile.TarError:
-            return False
-        with archive:
-            make_directories(destination, owner)
-            archive.extraction_filter = staticmethod(lambda member, _: member)  # we are in the rootfs: nothing escapes
             archive.extractall(destination, members=_members(archive, destination), numeric_owner=True)
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise Error(f"{name}: the archive is damaged: {error}") from None
     return True
 
 

@@ -6,7 +6,7 @@ silent, by what BuildKit's frontend does. What is not built yet is refused by na
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from minicontainer.errors import Error
@@ -14,9 +14,13 @@ from minicontainer.expansion import ExpansionError, expand, split
 
 
 class BuildError(Error):
-    """A build that cannot go on: file, line, instruction, reason."""
+    """A build that cannot go on: file, line, instruction, reason. `excerpt`: the lines, the failing ones marked."""
 
     exit_code = 1
+
+    def __init__(self, said: str, excerpt: str = "") -> None:
+        super().__init__(said)
+        self.excerpt = excerpt
 
 
 class Heredoc(NamedTuple):
@@ -29,7 +33,7 @@ class Heredoc(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One instruction. `arguments` are words, or one text in shell form; `text` is as written, on one line."""
+    """One instruction, from `line` to `last`. `arguments` are words, or one text in shell form; `text` is one line."""
 
     keyword: str
     arguments: tuple[str, ...]
@@ -39,6 +43,7 @@ class Instruction(NamedTuple):
     exec_form: bool = False
     heredocs: tuple[Heredoc, ...] = ()
     nested: "Instruction | None" = None
+    last: int = 0
 
     def flag(self, name: str, default: str = "") -> str:
         return dict(self.flags).get(name, default)
@@ -58,10 +63,14 @@ class Dockerfile(NamedTuple):
     instructions: tuple[Instruction, ...]
     directives: tuple[tuple[str, str], ...] = ()
     name: str = "Dockerfile"
+    lines: tuple[str, ...] = ()
 
     @property
     def escape(self) -> str:
         return dict(self.directives).get("escape", "\\")
+
+    def excerpt(self, instruction: Instruction) -> str:
+        return excerpt(self.lines, instruction.line, instruction.last or instruction.line)
 
 
 class Form(NamedTuple):
@@ -100,6 +109,7 @@ INSTRUCTIONS = {
 }  # fmt: skip
 
 HEREDOC_INSTRUCTIONS = ("ADD", "COPY", "RUN")
+SHOWN = 2  # lines of an excerpt before and after
 NOT_IN_ONBUILD = ("ONBUILD", "FROM", "MAINTAINER")
 DIRECTIVE = re.compile(r"^#\s*(syntax|escape|check)\s*=\s*(.*?)\s*$", re.IGNORECASE)
 HEREDOC = re.compile(r"^(\d*)<<(-?)([^<]+)$")
@@ -111,15 +121,26 @@ def parse(text: str, name: str = "Dockerfile") -> Dockerfile:
     Raises:
         BuildError: an unknown instruction, a wrong number of arguments, an open here-document, ...
     """
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
     try:
-        lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
         directives = _directives(lines)
         escape = dict(directives).get("escape", "\\")
-        found = tuple(_instruction(*logical, escape) for logical in _logical_lines(lines, escape))
+        found = tuple(
+            _instruction(first, logical, documents, escape)._replace(last=last)
+            for first, last, logical, documents in _logical_lines(lines, escape)
+        )
         _check_order(found)
     except _Refused as refused:
-        raise BuildError(f"{name}:{refused.line}: {refused.said}") from None
-    return Dockerfile(instructions=found, directives=directives, name=name)
+        shown = excerpt(lines, refused.line, refused.line)
+        raise BuildError(f"{name}:{refused.line}: {refused.said}", shown) from None
+    return Dockerfile(instructions=found, directives=directives, name=name, lines=tuple(lines))
+
+
+def excerpt(lines: Sequence[str], first: int, last: int) -> str:
+    """The lines from `first` to `last`, marked, with those around them, as BuildKit shows them."""
+    around = range(max(1, first - SHOWN), min(len(lines), last + SHOWN) + 1)
+    marked = (f"{number:4} | {'>>>' if first <= number <= last else '   '} {lines[number - 1]}" for number in around)
+    return "\n".join(line.rstrip() for line in marked)
 
 
 class _Refused(Exception):
@@ -144,8 +165,8 @@ def _directives(lines: list[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def _logical_lines(lines: list[str], escape: str) -> Iterator[tuple[int, str, tuple[Heredoc, ...]]]:
-    """(number of the first line, the line with its continuations joined, its here-documents)."""
+def _logical_lines(lines: list[str], escape: str) -> Iterator[tuple[int, int, str, tuple[Heredoc, ...]]]:
+    """(numbers of the first line and the last, the line with its continuations joined, its here-documents)."""
     continued = re.compile(rf"(^|[^{re.escape(escape)}]){re.escape(escape)}[ \t]*$")
     at = 0
     while at < len(lines):
@@ -164,7 +185,7 @@ def _logical_lines(lines: list[str], escape: str) -> Iterator[tuple[int, str, tu
         if not line.strip():  # an escape with nothing after it
             continue
         documents, at = _heredocs(lines, at, line, first, escape)
-        yield first, line.strip(), documents
+        yield first, at, line.strip(), documents
 
 
 def _is_blank(line: str) -> bool:

@@ -128,10 +128,10 @@ class _Scanner:
         if name is None:
             raise ExpansionError(f"bad substitution in {self.text!r}")
         self.at = name.end()
-        value = self.variables.get(name[0])
         if self.text[self.at : self.at + 1] == "}":
             self.at += 1
-            return value or ""
+            return self.variables.get(name[0], "")
+        value = self.variables.get(name[0])
         modifier = MODIFIER.match(self.text, self.at)
         if modifier is None:
             raise ExpansionError(f"unsupported modifier {self.text[self.at : self.at + 1]!r} in {self.text!r}")

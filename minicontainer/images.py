@@ -136,10 +136,11 @@ def _spelled(reference: str) -> str:
     return reference
 
 
-def remove_unused_layers(home: Home, held: Collection[Container]) -> list[str]:
-    """Remove unpacked layers that no image and no container needs."""
+def remove_unused_layers(home: Home, held: Collection[Container], also: Collection[str] = ()) -> list[str]:
+    """Remove unpacked layers that no image and no container needs, except those of the diff_ids `also`."""
     store = open_store(home)
     needed = {diff_id.split(":")[1] for _, _, _, config in images(home) for diff_id in config.diff_ids}
+    needed |= {diff_id.split(":")[1] for diff_id in also}
     for container in held:
         needed |= {os.path.basename(os.path.dirname(path)) for path in container.lowers}
     directory = f"{home.data}/layers/sha256"

@@ -50,6 +50,8 @@ class Step:
 class Progress:
     """Plain lines on `stream`: `#3 [2/4] RUN make`, `#3 0.214 its output`, `#3 DONE 1.3s`."""
 
+    shows = True  # whether anybody sees what is said
+
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.count, self.cached = stream, 0, 0
 
@@ -100,6 +102,8 @@ class Terminal(Progress):
 
 class Quiet(Progress):
     """Nothing but the output of what failed."""
+
+    shows = False
 
     def _write(self, text: str) -> None:
         del text

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 from minicontainer.dockerfile import BuildError, Dockerfile, Instruction
 from minicontainer.expansion import ExpansionError, expand, expand_words
-from minicontainer.oci.image import ContainerConfig, HealthCheck, Platform
+from minicontainer.oci.image import ARCHITECTURES, ContainerConfig, HealthCheck, Platform
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
 SCRATCH = ContainerConfig(env=(PATH,), working_dir="/")
 PROXY_ARGUMENTS = frozenset(("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"))
 PROXIES = PROXY_ARGUMENTS | {name.lower() for name in PROXY_ARGUMENTS}
+SYSTEMS = ("linux", "windows", "darwin", "freebsd")
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
-PORT = re.compile(r"([0-9]+)(?:-([0-9]+))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
+PORT = re.compile(r"(?:.*:)?([0-9]+)(?:-([0-9]+))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 DURATION = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
@@ -31,6 +32,7 @@ class Stage(NamedTuple):
     base: int | None
     begin: Instruction
     instructions: tuple[Instruction, ...]
+    platform: Platform | None = None  # what FROM --platform says
 
     @property
     def label(self) -> str:
@@ -76,15 +78,16 @@ def environment(config: ContainerConfig) -> dict[str, str]:
 
 def refuse(dockerfile: Dockerfile, instruction: Instruction, reason: object) -> BuildError:
     """The error that names file, line and instruction."""
-    return BuildError(f"{dockerfile.name}:{instruction.line}: {instruction.keyword}: {reason}")
+    said = f"{dockerfile.name}:{instruction.line}: {instruction.keyword}: {reason}"
+    return BuildError(said, dockerfile.excerpt(instruction))
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 
-def platform_arguments(platform: Platform, target: str) -> dict[str, str]:
+def platform_arguments(here: Platform, wanted: Platform, target: str) -> dict[str, str]:
     found = {"TARGETSTAGE": target or "default"}
-    for side in ("TARGET", "BUILD"):
+    for side, platform in (("BUILD", here), ("TARGET", wanted)):
         found |= {
             f"{side}PLATFORM": str(platform),
             f"{side}OS": platform.os,
@@ -94,13 +97,15 @@ def platform_arguments(platform: Platform, target: str) -> dict[str, str]:
     return found
 
 
-def scope(dockerfile: Dockerfile, given: Mapping[str, str], platform: Platform, target: str = "") -> Scope:
+def scope(
+    dockerfile: Dockerfile, given: Mapping[str, str], here: Platform, target: str = "", platform: Platform | None = None
+) -> Scope:
     """The ARGs before the first FROM, each of which may use those before it.
 
     Raises:
         BuildError: one of them cannot be expanded.
     """
-    of_platform = platform_arguments(platform, target)
+    of_platform = platform_arguments(here, platform or here, target)
     declared: dict[str, str] = {}
     for instruction in dockerfile.instructions:
         if instruction.keyword == "FROM":
@@ -127,31 +132,48 @@ def stages(dockerfile: Dockerfile, scope: Scope) -> tuple[Stage, ...]:
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(dockerfile.instructions)], strict=True)):
         begin = dockerfile.instructions[start]
         try:
-            name, image = _from(begin, scope)
+            name, image, platform = _from(begin, scope)
         except (Refused, ExpansionError) as error:
             raise refuse(dockerfile, begin, error) from None
-        base = next((stage.number for stage in reversed(found) if stage.name and stage.name == image.lower()), None)
+        named = (stage.number for stage in reversed(found) if stage.name and stage.name == image.lower())
+        base = next(named, None) if image != "scratch" else None
         instructions = dockerfile.instructions[start + 1 : end]
-        found.append(Stage(number, name, image, base, begin, instructions))
+        found.append(Stage(number, name, image, base, begin, instructions, platform))
     return tuple(found)
 
 
-def _from(instruction: Instruction, scope: Scope) -> tuple[str, str]:
-    """(the stage's name, the image it begins with)"""
+def _from(instruction: Instruction, scope: Scope) -> tuple[str, str, Platform | None]:
+    """(the stage's name, the image it begins with, the platform it asks for)"""
     variables = {**scope.platform, **scope.declared}
     words = instruction.arguments
     if len(words) == 2 or (len(words) == 3 and words[1].lower() != "as"):
         raise Refused("needs one image, or an image, AS and a name")
     name = words[2].lower() if len(words) == 3 else ""
-    if name and (not STAGE_NAME.fullmatch(name) or name in ("scratch", "context")):
+    if name and not STAGE_NAME.fullmatch(name):
         raise Refused(f"{words[2]} cannot be the name of a stage")
     image = expand(words[0], variables, scope.escape)
     if not image:
         raise Refused(f"base name ({words[0]}) is empty after expansion; give its ARG a value before FROM")
     platform = expand(instruction.flag("platform"), variables, scope.escape)
-    if platform and platform.removesuffix("/v8") != scope.platform["TARGETPLATFORM"]:
-        raise Refused(f"--platform={platform}: only {scope.platform['TARGETPLATFORM']} can be built here")
-    return name, image
+    return name, image, parse_platform(platform) if platform else None
+
+
+def parse_platform(text: str) -> Platform:
+    """`linux/arm64/v8`, `linux/amd64`, `arm64`, `linux`.
+
+    Raises:
+        Refused: it is none.
+    """
+    words = text.lower().split("/")
+    if len(words) > 3 or not all(re.fullmatch(r"[a-z0-9_.-]+", word) for word in words):
+        raise Refused(f"--platform={text}: it is OS/ARCHITECTURE[/VARIANT], like linux/arm64")
+    if len(words) == 1:
+        system, machine = (words[0], "") if words[0] in SYSTEMS else ("linux", words[0])
+    else:
+        system, machine = words[0], words[1]
+    machine = ARCHITECTURES.get(machine, machine) or Platform.here().architecture
+    variant = words[2] if len(words) == 3 else ""
+    return Platform(architecture=machine, os=system, variant="" if (machine, variant) == ("arm64", "v8") else variant)
 
 
 def find(stages: Sequence[Stage], name: str, before: int) -> Stage | None:

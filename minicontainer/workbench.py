@@ -6,15 +6,17 @@ build: what lies on it is removed then, or by the next build when this one was k
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from minicontainer import files, overlays, snapshots, stages
+from minicontainer import files, oci_layouts, overlays, snapshots, stages
 from minicontainer.build_cache import Cache, Layer
 from minicontainer.build_options import Secret
+from minicontainer.build_outputs import Output
 from minicontainer.containers import Home, Options
 from minicontainer.context import Digests, Tree
 from minicontainer.errors import Error, ImageNotFound
@@ -29,10 +31,15 @@ DOCKER_IMAGE = "docker-image://"
 
 
 class Request(NamedTuple):
-    """What was asked of a build. `contexts` are the named ones: a directory, or docker-image://REFERENCE."""
+    """What was asked of a build. `contexts` are the named ones: a directory, docker-image://, oci-layout://, a URL.
+
+    `context_name`, `dockerfile_name`: what people call them, when they are files that this build made.
+    """
 
     context: str
     dockerfile: str = ""
+    context_name: str = ""
+    dockerfile_name: str = ""
     tags: tuple[str, ...] = ()
     build_args: Mapping[str, str] = {}
     target: str = ""
@@ -40,11 +47,14 @@ class Request(NamedTuple):
     contexts: Mapping[str, str] = {}
     network: str = "bridge"
     no_cache: bool = False
+    no_cache_filter: frozenset[str] = frozenset()  # stages by name
     pull: bool = False
+    platforms: tuple[Platform, ...] = ()  # this machine's, when none is said
+    outputs: tuple[Output, ...] = ()  # a name in the store, when none is said
     secrets: Mapping[str, Secret] = {}
     agents: Mapping[str, str] = {}  # --ssh: an id, and the socket of an agent
     allowed: frozenset[str] = frozenset()  # --allow: entitlements
-    explain: Explain | None = None  # of what each RUN asks the kernel for
+    explain: Explain | None = None  # of what each RUN asks the kernel for, and of the cache
     run: Options = Options(image="")  # what every RUN has of --add-host, --shm-size, --ulimit, --cgroup-parent
 
 
@@ -73,7 +83,7 @@ class Overlay(NamedTuple):
 class Plan(NamedTuple):
     """A step before it is taken: what its result depends on, how to make it, and what is told of it."""
 
-    inputs: tuple[Any, ...]
+    inputs: Mapping[str, Any]
     make: Callable[[Overlay], None]
     history: str
     state: State | None = None
@@ -86,17 +96,25 @@ Earlier = Callable[[str], Work | None]  # the earlier stage of that name or numb
 class Workbench:
     """`scratch` is a directory of the build's own."""
 
-    def __init__(self, home: Home, store: Store, request: Request, scope: Scope, scratch: str, undo: ExitStack) -> None:
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        request: Request,
+        scope: Scope,
+        platform: Platform,
+        scratch: str,
+        undo: ExitStack,
+    ) -> None:
         self.home, self.store, self.request, self.scope = home, store, request, scope
         self.scratch, self.undo = scratch, undo
-        self.platform = Platform.here()
-        epoch = request.build_args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")
-        self.epoch = int(epoch) if epoch else None
+        self.platform = platform
+        self.epoch = source_date(request)
         self.cache = Cache(home.data, store, self.epoch)
         context = hashlib.sha256(os.path.realpath(request.context).encode()).hexdigest()
-        self.digests = Digests(f"{home.data}/cache/build/digests/{context[:16]}")
+        lasting = f"{home.data}/cache/build/digests/{context[:16]}"
+        self.digests = Digests("" if request.context_name else lasting)
         self.trees: dict[str, Tree] = {}
-        self.numbers = iter(range(1 << 30))
 
     def now(self) -> str:
         when = datetime.fromtimestamp(time.time() if self.epoch is None else self.epoch, UTC)
@@ -104,9 +122,13 @@ class Workbench:
 
     # Images and layers
 
-    def image(self, name: str) -> Work:
-        """An image of the store; pulled when it is not there, or when --pull was asked for."""
-        manifest, config = self._find(name.removeprefix(DOCKER_IMAGE))
+    def image(self, name: str, platform: Platform | None = None) -> Work:
+        """An image of the store, or of another layout; pulled when it is not there, or when --pull was asked for."""
+        if name.startswith(oci_layouts.SCHEME):
+            manifest = self.store.manifest(oci_layouts.take(self.store, name), platform or self.platform)
+            config = self.store.config(manifest)
+        else:
+            manifest, config = self._find(name.removeprefix(DOCKER_IMAGE), platform or self.platform)
         made = zip(config.diff_ids, manifest.layers, strict=True)
         container = config.config._replace(on_build=(), env=config.config.env or (stages.PATH,))
         return Work(
@@ -117,14 +139,14 @@ class Workbench:
             on_build=config.config.on_build,
         )
 
-    def _find(self, name: str) -> tuple[Manifest, ImageConfig]:
+    def _find(self, name: str, platform: Platform) -> tuple[Manifest, ImageConfig]:
         try:
             if self.request.pull:
                 raise ImageNotFound(name)
             descriptor = self.store.resolve(name)
         except ImageNotFound:
             descriptor = self._pull(name)
-        manifest = self.store.manifest(descriptor, self.platform)
+        manifest = self.store.manifest(descriptor, platform)
         return manifest, self.store.config(manifest)
 
     def _pull(self, name: str) -> Descriptor:
@@ -163,8 +185,7 @@ class Workbench:
     @contextmanager
     def place(self) -> Iterator[str]:
         """A directory that is gone afterwards."""
-        place = f"{self.scratch}/{next(self.numbers)}"
-        os.mkdir(place, mode=0o755)
+        place = self.lasting_place()
         try:
             yield place
         finally:
@@ -184,8 +205,8 @@ class Workbench:
 
     def lasting_place(self) -> str:
         """A directory that is gone with the build."""
-        place = f"{self.scratch}/{next(self.numbers)}"
-        os.mkdir(place, mode=0o755)
+        place = tempfile.mkdtemp(dir=self.scratch)
+        os.chmod(place, 0o755)
         return place
 
     # Trees
@@ -193,7 +214,12 @@ class Workbench:
     def context(self, name: str) -> "str | Work":
         """The named context: a directory, or the files of an image."""
         where = self.request.contexts[name]
-        return self.image(where) if where.startswith(DOCKER_IMAGE) else where
+        return self.image(where) if where.startswith((DOCKER_IMAGE, oci_layouts.SCHEME)) else where
+
+    def told(self, directory: str) -> str:
+        """What people call the context of that directory."""
+        name = self.request.context_name if directory == self.request.context else ""
+        return f"the context {name or directory}"
 
     def tree(self, directory: str) -> Tree:
         """A build context, opened once."""
@@ -207,6 +233,18 @@ class Workbench:
         self.trees[key] = tree
         self.undo.callback(tree.close)
         return tree
+
+
+def source_date(request: Request) -> int | None:
+    """SOURCE_DATE_EPOCH: reproducible-builds.org.
+
+    Raises:
+        Error: it is no number.
+    """
+    text = request.build_args.get("SOURCE_DATE_EPOCH") or os.environ.get("SOURCE_DATE_EPOCH")
+    if text and not text.isdecimal():
+        raise Error(f"SOURCE_DATE_EPOCH={text}: it is a number of seconds since 1970")
+    return int(text) if text else None
 
 
 def read_ignore(directory: str, of: str = "") -> Ignore:

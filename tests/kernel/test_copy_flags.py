@@ -165,7 +165,7 @@ def repository(directory: Path) -> Iterator[tuple[str, str]]:
     """A repository served by git's own daemon: its URL, and its first commit."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     work = directory / "work"
-    (work / "sub").mkdir(parents=True)
+    (work / "sub").mkdir(parents=True, exist_ok=True)
     (work / "sub" / "f").write_text("one")
     (work / "tool").write_text("#!")
     (work / "tool").chmod(0o755)

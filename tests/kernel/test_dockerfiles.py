@@ -638,9 +638,10 @@ BAD: dict[str, str] = {  # a Dockerfile: its error
     "FROM a b": f"{D}:1: FROM: needs one image, or an image, AS and a name",
     "FROM a as b c": f"{D}:1: FROM: needs at least 1 argument, got 4",
     "\nFROM scratch AS 1x": f"{D}:2: FROM: 1x cannot be the name of a stage",
-    "FROM scratch AS scratch": f"{D}:1: FROM: scratch cannot be the name of a stage",
     "FROM $none": f"{D}:1: FROM: base name ($none) is empty after expansion; give its ARG a value before FROM",
-    "FROM --platform=plan9/mips scratch": f"{D}:1: FROM: --platform=plan9/mips: only linux/ARCH can be built here",
+    "FROM --platform=a/b/c/d scratch": (
+        f"{D}:1: FROM: --platform=a/b/c/d: it is OS/ARCHITECTURE[/VARIANT], like linux/arm64"
+    ),
     "FROM base/UPPER": (
         f"{D}:1: FROM: image base/UPPER cannot be pulled: invalid reference 'base/UPPER': repository 'base/UPPER' is n"
         f"ot lower-case words parted by '/', '.', '_' or '-'; a reference is [registry/]repository[:tag][@digest]"

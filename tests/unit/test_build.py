@@ -1,18 +1,23 @@
 """build: what it reads before it builds, and what its command line asks for."""
 
+import codecs
 import fcntl
 import io
 import os
+import re
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from minicontainer import build, build_options, cli
 from minicontainer.build import BuildError, Request
-from minicontainer.build_cache import Cache, Layer, clamp_times, drop_unchanged
+from minicontainer.build_cache import Cache, Layer, clamp_times, drop_unchanged, entries
+from minicontainer.build_contexts import prepared, read_dockerfile
 from minicontainer.build_copies import _destination
 from minicontainer.build_runs import _script, _without_proxies
-from minicontainer.dockerfile import Instruction, parse
+from minicontainer.containers import Home
+from minicontainer.dockerfile import Dockerfile, Instruction, parse
 from minicontainer.oci.image import LAYER_GZIP, ContainerConfig, Descriptor
 from minicontainer.stages import Refused, State
 from minicontainer.store import Store
@@ -34,32 +39,79 @@ def context(tmp_path: Path) -> Path:
 # --- what is read
 
 
-def test_the_dockerfile_of_the_context_is_read_and_named_with_its_path(context: Path) -> None:
+def read(tmp_path: Path, directory: Path, stdin: bytes = b"", **asked: object) -> Dockerfile:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    request = Request(context=str(directory))._replace(**asked)  # type: ignore[arg-type]  # by name
+    return read_dockerfile(prepared(request, str(scratch), io.BytesIO(stdin)))
+
+
+def test_the_dockerfile_of_the_context_is_read_and_named_with_its_path(tmp_path: Path, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM\n")
-    with pytest.raises(BuildError, match=rf"^{context}/Dockerfile:1: FROM: needs"):
-        build.read_dockerfile(Request(context=str(context)))
+    with pytest.raises(BuildError, match=rf"^{context}/Dockerfile:1: FROM: needs") as refused:
+        read(tmp_path, context)
+    assert refused.value.excerpt == "   1 | >>> FROM\n   2 |"
+    (context / "Dockerfile").rename(context / "dockerfile")
+    with pytest.raises(BuildError, match=rf"^{context}/dockerfile:1: FROM: needs"):
+        read(tmp_path, context)
 
 
 def test_another_dockerfile_may_be_anywhere(context: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("FROM x\n")
-    parsed = build.read_dockerfile(Request(context=str(context), dockerfile=str(tmp_path / "other")))
+    parsed = read(tmp_path, context, dockerfile=str(tmp_path / "other"))
     assert parsed.instructions[0].arguments == ("x",)
 
 
-def test_a_dockerfile_may_come_from_stdin(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("FROM y\n"))
-    assert build.read_dockerfile(Request(context=str(context), dockerfile="-")).instructions[0].arguments == ("y",)
+def test_a_dockerfile_may_come_from_stdin(tmp_path: Path, context: Path) -> None:
+    assert read(tmp_path, context, b"FROM y\n", dockerfile="-").instructions[0].arguments == ("y",)
+    with pytest.raises(BuildError, match=r"^Dockerfile:1: unknown instruction FORM; did you mean FROM"):
+        read(tmp_path, context, b"FORM y\n", dockerfile="-")
+    with pytest.raises(BuildError, match=r"^stdin cannot be both"):
+        read(tmp_path, context, context="-", dockerfile="-")
 
 
-def test_a_missing_dockerfile_or_context_says_what_to_try(context: Path) -> None:
+def test_a_context_may_come_from_stdin_or_be_an_archive(tmp_path: Path, context: Path) -> None:
+    (context / "sub").mkdir()
+    (context / "sub" / "Other").write_text("FROM z\n")
+    archive = tmp_path / "context.tgz"
+    with tarfile.open(archive, "w:gz") as writing:
+        writing.add(context, ".")
+    assert read(tmp_path, context, b"FROM alone\n", context="-").instructions[0].arguments == ("alone",)
+    with pytest.raises(BuildError, match=r"^stdin: is no archive, so there is no x in it"):
+        read(tmp_path, context, b"FROM alone\n", context="-", dockerfile="x")
+    (tmp_path / "text").write_text("FROM x\n")
+    with pytest.raises(BuildError, match=r"the build context is a file, and no archive; try: its directory"):
+        read(tmp_path, tmp_path / "text")
+
+
+def test_a_missing_dockerfile_or_context_says_what_to_try(tmp_path: Path, context: Path) -> None:
     (context / "Dockerfile").unlink()
     with pytest.raises(BuildError, match="Dockerfile: no such file; try: --file PATH"):
-        build.read_dockerfile(Request(context=str(context)))
+        read(tmp_path, context)
+    (context / "Containerfile").touch()
+    with pytest.raises(BuildError, match=f"Dockerfile: no such file; try: --file {context}/Containerfile"):
+        read(tmp_path, context)
     with pytest.raises(BuildError, match="the build context is not a directory"):
-        build.read_dockerfile(Request(context=str(context / "none")))
-    (context / "Dockerfile").write_bytes(b"\xff\xfe")
-    with pytest.raises(BuildError, match="not a Dockerfile"):
-        build.read_dockerfile(Request(context=str(context)))
+        read(tmp_path, context / "none")
+    (context / "Dockerfile").mkdir()
+    with pytest.raises(BuildError, match="not a Dockerfile: it is a directory"):
+        read(tmp_path, context)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("FROM a\n".encode("utf-16"), "Dockerfile: not a Dockerfile: it is UTF-16; try: iconv -f UTF-16 -t UTF-8"),
+        (b"FROM a\nRUN \xff\n", "Dockerfile:2: not a Dockerfile: the byte 0xff is not UTF-8"),
+        (b"FROM a\nRUN \0\n", "Dockerfile:2: not a Dockerfile: it has a NUL byte"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, context: Path, content: bytes, said: str) -> None:
+    (context / "Dockerfile").write_bytes(content)
+    with pytest.raises(BuildError, match=re.escape(said)):
+        read(tmp_path, context)
+    (context / "Dockerfile").write_bytes(codecs.BOM_UTF8 + b"FROM a\r\n")
+    assert read(tmp_path, context).instructions[0].arguments == ("a",)
 
 
 def test_the_dockerfiles_own_ignore_file_comes_first(context: Path) -> None:
@@ -101,7 +153,7 @@ def test_directories_of_dead_builds_are_removed_and_of_living_ones_kept(tmp_path
     (work / "alive").mkdir()
     held = os.open(work / "alive", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    with build._scratch_directory(str(tmp_path)) as path:
+    with build._scratch_directory(Home(data=str(tmp_path))) as path:
         assert sorted(os.listdir(work)) == sorted(["alive", os.path.basename(path)])
     assert os.listdir(work) == ["alive"]
     os.close(held)
@@ -166,16 +218,36 @@ def cache(tmp_path: Path) -> Cache:
 
 def test_a_key_is_of_all_that_a_step_depends_on(cache: Cache, tmp_path: Path) -> None:
     one, two = "sha256:" + "1" * 64, "sha256:" + "2" * 64
-    keys = [
-        cache.key([], ["RUN", "a"]),
-        cache.key([], ["RUN", "b"]),
-        cache.key([one], ["RUN", "a"]),
-        cache.key([one, two], ["RUN", "a"]),
-        cache.key([two, one], ["RUN", "a"]),
-        Cache(str(tmp_path), cache.store, epoch=0).key([], ["RUN", "a"]),
+    other = Cache(str(tmp_path), cache.store, epoch=0)
+    found = [
+        cache.inputs([], {"command": "a"}),
+        cache.inputs([], {"command": "b"}),
+        cache.inputs([one], {"command": "a"}),
+        cache.inputs([one, two], {"command": "a"}),
+        cache.inputs([two, one], {"command": "a"}),
+        other.inputs([], {"command": "a"}),
     ]
+    keys = [cache.key(inputs) for inputs in found]
     assert len(set(keys)) == len(keys)
-    assert cache.key([], ("RUN", "a")) == keys[0]
+    assert cache.key(cache.inputs((), {"command": "a"})) == keys[0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"diff_id": ""}', b'{"diff_id": "", "created": "", "descriptor": 1}']
+)
+def test_an_entry_that_a_power_cut_left_half_is_a_miss(cache: Cache, content: bytes) -> None:
+    Path(cache.directory, "k").write_bytes(content)
+    assert cache.get("k") is None
+    assert entries(cache.data) == []
+
+
+def test_entries_are_in_the_order_of_their_use(cache: Cache) -> None:
+    for number, key in enumerate("abc"):
+        cache.put(key, Layer(diff_id="", created=key))
+        os.utime(f"{cache.directory}/{key}", (number, number))
+    assert [entry.layer.created for entry in entries(cache.data)] == ["a", "b", "c"]
+    cache.get("a")
+    assert [entry.layer.created for entry in entries(cache.data)] == ["b", "c", "a"]
 
 
 def test_an_entry_is_a_hit_while_its_layer_is_there(cache: Cache, tmp_path: Path) -> None:

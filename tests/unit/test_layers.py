@@ -18,13 +18,14 @@ MINICONTAINER = {
     2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing "
     "context tar changesets",
     3: "agent_socket store layers states init bundle ports run_options copying stages settings",
-    4: "build_options run_mounts network layer_blobs operations reports image_archives distribution",
+    4: "build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs operations reports "
+    "image_archives distribution",
     5: "runtime layer_workers transfers bars",
     6: "snapshots inspection runtime_cli supervisor registry",
-    7: "images build_cache runtime_main",
+    7: "images build_cache build_outputs runtime_main",
     8: "engine",
-    9: "workbench explain foreground image_commands spawner",
-    10: "build_copies container_commands",
+    9: "build_storage workbench explain foreground image_commands spawner",
+    10: "build_contexts build_copies container_commands",
     11: "build_runs",
     12: "build_steps",
     13: "build",
