@@ -143,17 +143,24 @@ class Workbench:
         try:
             if self.request.pull:
                 raise ImageNotFound(name)
-            descriptor = self.store.resolve(name)
+            return self._read(self.store.resolve(name), platform)
         except ImageNotFound:
-            descriptor = self._pull(name)
+            return self._read(self._pull(name, platform), platform)
+        except Error as error:  # it is here for other platforms
+            try:
+                return self._read(self._pull(name, platform), platform)
+            except Error:
+                raise error from None
+
+    def _read(self, descriptor: Descriptor, platform: Platform) -> tuple[Manifest, ImageConfig]:
         manifest = self.store.manifest(descriptor, platform)
         return manifest, self.store.config(manifest)
 
-    def _pull(self, name: str) -> Descriptor:
+    def _pull(self, name: str, platform: Platform) -> Descriptor:
         from minicontainer import engine  # a third of the start-up, which a cached build does without
 
         try:
-            return engine.pull(self.home, name)
+            return engine.pull(self.home, name, platform=platform)
         except Error as error:
             raise Error(f"image {name} cannot be pulled: {error}") from error
 
