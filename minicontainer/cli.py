@@ -65,7 +65,12 @@ def _container(name: str, text: str, words: str = "", least: int = 0, most: int 
 
 
 def _image(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
-    return Entry(Command(name, text, words, least, most, **more), "image_commands", name)
+    return Entry(Command(name, text, words, least, most, **more), "image_commands", name.replace(" ", "_"))
+
+
+def _registry(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
+    command = Command(name, text, words, least, most, **more)
+    return Entry(command, "registry_commands", name.replace(" ", "_"), needs_root=False)
 
 
 TABLE = (
@@ -120,9 +125,23 @@ TABLE = (
         Flag(("--format",), "docker-archive or oci-archive", TEXT, "FORMAT"))),
     Entry(Command("explain", "print each step of a container, and take none", "BUNDLE|IMAGE [COMMAND [ARGUMENT...]]",
                   1, None, rest=True), "explain", "explain", needs_root=False),
+    _registry("registry serve", "be a registry, for pull and push of whatever client", flags=(
+        Flag(("--listen",), "where; 127.0.0.1:5000 by default", TEXT, "HOST:PORT"),
+        Flag(("--data",), "where its images are; DATA/registry by default", TEXT, "DIR"),
+        Flag(("--users",), "who may use it: lines of `registry user`; everybody without", TEXT, "FILE"),
+        Flag(("--tls-cert",), "a certificate: speak TLS", TEXT, "FILE"),
+        Flag(("--tls-key",), "its key", TEXT, "FILE"))),
+    _registry("registry user", "print a user's line for --users; the password comes from stdin", "NAME", 1, 1),
     Entry(Command("version", "the version"), "cli", "version", needs_root=False),
 )  # fmt: skip
 COMMANDS = {entry.command.name: entry for entry in TABLE}
+GROUPS = {"image", "registry", "system"}  # first words of commands of two
+ALIASES = {  # docker's long forms
+    "image ls": "images",
+    "image list": "images",
+    "image rm": "rmi",
+    **{f"image {verb}": verb for verb in ("build", "inspect", "load", "pull", "push", "save", "tag")},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,6 +190,13 @@ def dispatch(words: list[str]) -> int:
     name, *rest = whole.words
     if name == "help":
         name, rest = rest[0], ["--help"]
+    if name in GROUPS:
+        if not rest or rest[0].startswith("-"):
+            mine = [entry.command for entry in TABLE if entry.command.name.startswith(f"{name} ")]
+            print(overview(PROGRAM, f"{name}: a word of these commands", mine, (HELP,)), end="")
+            return 0 if rest else TOOL_FAILED
+        name, rest = f"{name} {rest[0]}", rest[1:]
+        name = ALIASES.get(name, name)
     choose(PROGRAM, {known: entry.command for known, entry in COMMANDS.items()}, name)
     entry = COMMANDS[name]
     command = entry.command._replace(flags=(*entry.command.flags, HELP if not _has_h(entry.command) else LONG_HELP))

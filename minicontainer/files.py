@@ -40,6 +40,17 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
+def make_directories(path: str, root: str) -> None:
+    """Make `path`, below the directory `root`, with all on the way; on the disk when this returns."""
+    missing = []
+    while path != root and not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        os.makedirs(directory, exist_ok=True)
+        sync_directory(os.path.dirname(directory))
+
+
 @contextmanager
 def lock(path: str, shared: bool = False) -> Iterator[int]:
     """Hold flock(2) on `path` (made if absent), by this descriptor. It dies with its holder, also after kill -9."""

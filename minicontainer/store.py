@@ -83,7 +83,7 @@ class Writer:
             return
         os.fchmod(self._file.fileno(), 0o644)
         os.fsync(self._file.fileno())
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        files.make_directories(os.path.dirname(target), self._store.root)
         os.rename(self._path, target)
         files.sync_directory(os.path.dirname(target))
         self._file.close()

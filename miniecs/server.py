@@ -1,8 +1,8 @@
 """Server: the control plane's sockets, routes, credentials, start and shutdown.
 
-Stands on `api`, `controller`, `sessions` and `registry`, and puts them together. Every request is verified before it is
-read; every answer is sent when all that it tells is durable. Ruled by the AWS JSON 1.1 protocol and, for the paths
-below /v2/, by the OCI distribution specification.
+Stands on `api`, `controller`, `sessions` and minicontainer's `registry_server`, and puts them together. Every request
+is verified before it is read; every answer is sent when all that it tells is durable. Ruled by the AWS JSON 1.1
+protocol and, for the paths below /v2/, by the OCI distribution specification.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from miniecs import auth, errors, explain, journal, listeners, registry, wire
+from minicontainer import registry_server
+from miniecs import auth, errors, explain, journal, listeners, wire
 from miniecs.api import clusters, container_instances, ecr, services, tags, task_definitions, tasks
 from miniecs.controller import Controller
 from miniecs.journal import tell, warn
@@ -147,7 +148,8 @@ class Server:
         application.router.add_post("/", self._guarded(self._action))
         application.router.add_get("/ws", self._guarded(self._session))
         application.router.add_get("/_miniecs/{what}", self._guarded(self._ours))
-        application.add_subapp("/v2/", registry.routes(f"{self.settings.data}/registry", self._authorize))
+        routes = registry_server.routes(f"{self.settings.data}/registry", self._authorize, realm="miniecs")
+        application.add_subapp("/v2/", routes)
         application.router.add_route("*", "/{path:.*}", self._guarded(self._unknown))
         return application
 

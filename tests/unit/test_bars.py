@@ -1,7 +1,6 @@
 """Bars: progress is lines for a log, and on a terminal a bar for each blob, drawn over those of before."""
 
 import io
-import os
 
 import pytest
 
@@ -86,4 +85,3 @@ def test_quiet_is_quiet() -> None:
     out = io.StringIO()
     Progress(out, quiet=True)("download", ONE, 1, 1)
     assert out.getvalue() == ""
-    assert os.linesep

@@ -16,15 +16,15 @@ MINICONTAINER = {
     1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference oci/runtime plan "
     "archives credentials arguments dockerfile cache_mounts remotes",
     2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing "
-    "context tar changesets",
+    "context tar changesets registry_users",
     3: "agent_socket store layers states init bundle ports run_options copying stages settings",
     4: "build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs operations reports "
-    "image_archives distribution",
+    "image_archives distribution registry_server",
     5: "runtime layer_workers transfers bars",
     6: "snapshots inspection runtime_cli supervisor registry",
     7: "images build_cache build_outputs runtime_main",
     8: "engine",
-    9: "build_storage workbench explain foreground image_commands spawner",
+    9: "build_storage workbench explain foreground image_commands spawner registry_commands",
     10: "build_contexts build_copies container_commands",
     11: "build_runs",
     12: "build_steps",
@@ -39,7 +39,7 @@ MINIECS = {
     4: "sqlite checkpoint records lifecycle",
     5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller "
     "explain container_instance container_definition",
-    6: "task_engine metadata registry sessions",
+    6: "task_engine metadata sessions",
     7: "server agent",
     8: "cli lab",
     9: "demo",
@@ -53,12 +53,7 @@ DOORS = {
         "minicontainer.spawner",
     },
     "miniecs.container_definition": {"minicontainer.containers"},
-    "miniecs.registry": {
-        "minicontainer.store",
-        "minicontainer.oci.image",
-        "minicontainer.oci.reference",
-        "minicontainer.errors",
-    },
+    "miniecs.server": {"minicontainer.registry_server"},
 }
 # A library or module: the modules of ours that may import it.
 ONLY = {

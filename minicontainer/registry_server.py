@@ -1,8 +1,9 @@
-"""Registry: the server side of the distribution API, over the same store that minicontainer keeps its images in.
+"""Registry server: the other side of the distribution API, over the same store that images are kept in.
 
-Mounted below /v2/ by `server`. Ruled by distribution-spec. Content is kept once; what a repository has of it is a
-*link*, an empty file. Manifests are named in the store's index: `repository:tag`, and `repository@digest` for each.
-What reads or writes content runs in threads; nothing is held in memory but a chunk for each transfer.
+Mounted below /v2/ by `registry_commands` and by miniecs' server. Ruled by distribution-spec. Content is kept once; what
+a repository has of it is a *link*, an empty file. Manifests are named in the store's index: `repository:tag`, and
+`repository@digest` for each. What reads or writes content runs in threads; nothing is held in memory but a chunk for
+each transfer. What was acknowledged is on the disk; what nothing names is removed at the next start.
 """
 
 import asyncio
@@ -11,11 +12,12 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import BasicAuth, web
 
+from minicontainer import files
 from minicontainer.errors import Error, ImageNotFound
 from minicontainer.oci import image
 from minicontainer.oci.image import Descriptor, Index, InvalidImage, Manifest
@@ -23,9 +25,9 @@ from minicontainer.oci.reference import is_digest, is_repository, is_tag
 from minicontainer.store import DOCUMENT_LIMIT, Store, Writer
 
 CHUNK = 1 << 20
+DAY = 86400.0
 UPLOAD_SECONDS = 3600.0  # an upload that nobody has touched for so long is forgotten
 VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
-REALM = 'Basic realm="miniecs"'
 
 Authorize = Callable[[str, str], bool]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -66,13 +68,14 @@ class Upload:
         self.touched = time.monotonic()
 
 
-def routes(root: str, authorize: Authorize) -> web.Application:
+def routes(root: str, authorize: Authorize | None, realm: str = "registry") -> web.Application:
     """The application to be mounted at /v2/, its content below the directory `root`.
 
-    `authorize` is called with a user and a password in the event loop, and must not block.
+    `authorize` is called with a user and a password in the event loop, and must not block; without it all may do all.
     """
     registry = Registry(root)
-    application = web.Application(middlewares=[_answer_errors, _authorizing(authorize)])
+    guards = [_authorizing(authorize, realm)] if authorize else []
+    application = web.Application(middlewares=[_answer_errors, *guards])
     name, upload = "/{name:.+}", "/{name:.+}/blobs/uploads/{upload}"
     application.add_routes(
         [
@@ -108,6 +111,36 @@ class Registry:
         for upload in self._uploads.values():
             upload.writer.abort()
 
+    def collect(self) -> tuple[int, int]:
+        """Before anybody is served: remove what nobody can want any more; how many blobs, how many bytes.
+
+        That is content which no repository has, and of a repository what none of its manifests has named for a day.
+        """
+        named = self._named_by_manifests()
+        linked = set()
+        for name, digest, path in list(self._all_links()):
+            if digest in named.get(name, ()) or time.time() - os.stat(path).st_mtime < DAY:
+                linked.add(digest)
+            else:
+                os.unlink(path)
+        sizes = {digest: self._store.size(digest) for digest in self._store.digests()}
+        gone = self._store.collect(linked)
+        return len(gone), sum(sizes.get(digest, 0) for digest in gone)
+
+    def _all_links(self) -> Iterator[tuple[str, str, str]]:
+        top = f"{self._root}/repositories"
+        for directory, _, names in os.walk(top):
+            name, _, algorithm = directory.removeprefix(f"{top}/").rpartition("/_blobs/")
+            for digits in names:
+                yield name, f"{algorithm}:{digits}", f"{directory}/{digits}"
+
+    def _named_by_manifests(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for entry, descriptor in self._store.names():
+            needed = found.setdefault(re.split("[@:]", entry)[0], set())
+            needed.update(child.digest for child in self._store.children(descriptor))
+        return found
+
     async def ping(self, _request: web.Request) -> web.Response:
         return web.json_response({})
 
@@ -128,7 +161,7 @@ class Registry:
         name, digest = _name(request), request.query.get("mount", "")
         source = request.query.get("from", "")
         if digest and is_digest(digest) and is_repository(source) and self._has(source, digest):
-            self._make_link(name, digest)
+            await asyncio.to_thread(self._make_link, name, digest)
             return self._created(f"{name}/blobs/{digest}", digest)
         if "digest" in request.query:
             _digest(request.query["digest"])  # before there is an upload that nobody would ever finish
@@ -171,7 +204,7 @@ class Registry:
                 raise Refused("DIGEST_INVALID", str(error)) from error
             finally:
                 upload.writer.abort()
-        self._make_link(upload.repository, digest)
+        await asyncio.to_thread(self._make_link, upload.repository, digest)
         return self._created(f"{upload.repository}/blobs/{digest}", digest)
 
     async def _receive(self, request: web.Request, identity: str, upload: Upload) -> None:
@@ -353,9 +386,12 @@ class Registry:
         return f"{self._links(name)}/{digest.replace(':', '/')}"
 
     def _make_link(self, name: str, digest: str) -> None:
+        """On the disk when this returns: who is told that a blob is there may delete its own."""
         path = self._link(name, digest)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        if not os.path.exists(path):
+            files.make_directories(os.path.dirname(path), self._root)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            files.sync_directory(os.path.dirname(path))
 
 
 def _name(request: web.Request) -> str:
@@ -422,13 +458,15 @@ def _refusal(code: str, message: str, headers: Mapping[str, str], status: int = 
     return web.json_response(body, status=status or STATUSES[code], headers=dict(headers))
 
 
-def _authorizing(authorize: Authorize) -> Any:
+def _authorizing(authorize: Authorize, realm: str) -> Any:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = _basic(request.headers.get("Authorization", ""))
         if given is not None and authorize(given.login, given.password):
             return await handler(request)
-        raise Refused("UNAUTHORIZED", "a user and a password are wanted", {"WWW-Authenticate": REALM})
+        raise Refused(
+            "UNAUTHORIZED", "a user and a password are wanted", {"WWW-Authenticate": f'Basic realm="{realm}"'}
+        )
 
     return middleware
 

@@ -1,0 +1,185 @@
+"""`minicontainer registry serve` as a process: users, TLS, memory while a large layer passes, what a start removes."""
+
+import hashlib
+import http.client
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from minicontainer import registry, registry_users
+from minicontainer.errors import Error
+from minicontainer.oci.image import LAYER, Descriptor, ImageConfig
+from minicontainer.registry_server import Registry
+from minicontainer.store import Store
+
+PROGRAM = f"{Path(sys.executable).parent}/minicontainer"
+LARGE, GROWTH = 300 << 20, 64 << 20  # bytes of a layer, and what the server may grow by while it passes
+
+
+@contextmanager
+def serving(data: Path, *flags: str) -> Iterator[tuple[str, int]]:
+    """Its address and its process."""
+    command = [PROGRAM, "registry", "serve", "--listen", "127.0.0.1:0", "--data", str(data), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip().partition("://")[2], process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        process.stdout.close()
+
+
+def build(store: Store, name: str, content: bytes = b"layer") -> Descriptor:
+    digest, size = store.put(content)
+    config = ImageConfig(architecture="amd64", diff_ids=(digest,))
+    descriptor = store.put_image([Descriptor(LAYER, digest, size)], config)
+    store.tag(name, descriptor)
+    return descriptor
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout
+
+
+def test_users_come_in_by_their_password_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    said = subprocess.run(
+        [PROGRAM, "registry", "user", "me"], input="secret\n", capture_output=True, text=True, check=True
+    )
+    (tmp_path / "users").write_text(f"# who\n\n{said.stdout}")
+    store = Store(str(tmp_path / "oci"))
+    descriptor = build(store, "web")
+    with serving(tmp_path / "data", "--users", str(tmp_path / "users")) as (host, _):
+        for who in (None, ("me", "wrong"), ("you", "secret")):
+            with pytest.raises(Error, match="401"):
+                registry.push(store, "web", f"{host}/web:1", credentials=who)
+        registry.push(store, "web", f"{host}/web:1", credentials=("me", "secret"))
+        out = run("skopeo", "inspect", "--tls-verify=false", "--creds", "me:secret", f"docker://{host}/web:1")
+        assert json.loads(out)["Digest"] == descriptor.digest
+
+
+@pytest.mark.parametrize("text", ["me:secret", "me:scrypt$x", "me:bcrypt$YQ==$YQ==", "me", "me:scrypt$!$!"])
+def test_a_file_of_users_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "users").write_text(f"{registry_users.line('a', 'b')}\n{text}\n")
+    with pytest.raises(Error, match=f"^{tmp_path}/users, line 2: not NAME:scrypt"):
+        registry_users.Users(str(tmp_path / "users"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--listen", "nonsense"], "HOST:PORT is expected"),
+        (["--listen", "127.0.0.1:99999"], "HOST:PORT is expected"),
+        (["--tls-cert", "/nowhere"], "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "are not a certificate and its key"),
+        (["--users", "/nowhere"], "/nowhere: No such file"),
+    ],
+)
+def test_what_is_wrong_with_its_flags_is_one_line(tmp_path: Path, flags: list[str], said: str) -> None:
+    command = [PROGRAM, "registry", "serve", "--data", str(tmp_path), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 125
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_it_speaks_tls_to_who_trusts_its_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:r.localhost.example,IP:127.0.0.1", "-days", "2"]
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", key, "-out", certificate, *subject)  # fmt: skip
+    with serving(tmp_path / "data", "--tls-cert", certificate, "--tls-key", key) as (host, _):
+        port = int(host.rpartition(":")[2])
+        context = ssl.create_default_context(cafile=certificate)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
+        connection.request("GET", "/v2/")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def _resident(pid: int) -> int:
+    """The most that the process has had in memory, in bytes."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1]) << 10
+
+
+def test_memory_is_flat_while_a_large_layer_passes_both_ways(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "oci"))
+    with store.writer() as writer:
+        for _ in range(LARGE >> 20):
+            writer.write(bytes(1 << 20))
+        digest, size = writer.commit()
+    config = ImageConfig(architecture="amd64", diff_ids=(digest,))
+    store.tag("large", store.put_image([Descriptor(LAYER, digest, size)], config))
+    with serving(tmp_path / "data") as (host, pid):
+        build(store, "small")
+        registry.push(store, "small", f"{host}/small:1")
+        before = _resident(pid)
+        registry.push(store, "large", f"{host}/large:1")
+        registry.pull(Store(str(tmp_path / "back")), f"{host}/large:1")
+        assert _resident(pid) - before < GROWTH
+
+
+@pytest.mark.parametrize("form", ["oci", "v2s2"])
+def test_a_round_trip_by_skopeo_keeps_every_digest(tmp_path: Path, form: str) -> None:
+    store = Store(str(tmp_path / "oci"))
+    build(store, "web", os.urandom(200_000))
+    with serving(tmp_path / "data") as (host, _):
+        there = f"docker://{host}/a/b:1"
+        copy = ["skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        run(*copy, "--format", form, f"oci:{store.root}:web", there)
+        first = json.loads(run("skopeo", "inspect", "--tls-verify=false", there))["Digest"]
+        run(*copy, "--preserve-digests", there, f"docker://{host}/c:1")
+        mine = Store(str(tmp_path / "mine"))
+        pulled = registry.pull(mine, f"{host}/c:1")
+        assert pulled.digest == first
+        registry.push(mine, f"{host}/c:1", f"{host}/d:1")
+        assert json.loads(run("skopeo", "inspect", "--tls-verify=false", f"docker://{host}/d:1"))["Digest"] == first
+
+
+def test_a_start_removes_what_nothing_names_any_more_and_keeps_the_rest(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "oci"))
+    descriptor = build(store, "web", b"kept")
+    build(store, "gone", b"given up")
+    with serving(tmp_path / "data") as (host, _):
+        registry.push(store, "web", f"{host}/web:1")
+        registry.push(store, "gone", f"{host}/gone:1")
+        connection = http.client.HTTPConnection(host, timeout=20)
+        gone = store.resolve("gone").digest
+        connection.request("DELETE", f"/v2/gone/manifests/{gone}")
+        assert connection.getresponse().status == 202
+    data = Store(str(tmp_path / "data"))
+    assert Registry(data.root).collect()[0] == 1  # the manifest alone: its blobs came today
+    old = time.time() - 2 * 86400
+    for directory, _, names in os.walk(tmp_path / "data/repositories"):
+        for name in names:
+            os.utime(f"{directory}/{name}", (old, old))
+    with serving(tmp_path / "data") as (host, _):
+        assert not data.has("sha256:" + hashlib.sha256(b"given up").hexdigest())
+        assert registry.pull(Store(str(tmp_path / "back")), f"{host}/web:1").digest == descriptor.digest
+
+
+def test_sha512_is_a_digest_like_another(tmp_path: Path) -> None:
+    blob = b"content" * 1000
+    digest = "sha512:" + hashlib.sha512(blob).hexdigest()
+    with serving(tmp_path / "data") as (host, _):
+        connection = http.client.HTTPConnection(host, timeout=20)
+        connection.request("POST", f"/v2/a/blobs/uploads/?digest={digest}", blob)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (201, b"")
+        connection.request("GET", f"/v2/a/blobs/{digest}", headers={"Range": "bytes=7-13"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (206, b"content")
+        connection.close()
