@@ -10,11 +10,12 @@ from minicontainer import build_options, build_outputs, files, run_options
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.build import BuildError, build, check
 from minicontainer.containers import Home, Options
+from minicontainer.live_view import LiveView
 from minicontainer.oci import image
 from minicontainer.oci.image import Descriptor, Platform
 from minicontainer.oci.reference import Reference
 from minicontainer.plan import explain_on
-from minicontainer.progress import MODES, Progress, progress
+from minicontainer.progress import PLAIN, Progress
 from minicontainer.stages import Refused, parse_platform
 from minicontainer.store import Store
 from minicontainer.workbench import Request
@@ -27,19 +28,32 @@ def build_image(home: Home, parsed: Parsed) -> int:
     """Build the image that the command line asks for, or check its Dockerfile."""
     asked = request(parsed)
     mode = "quiet" if parsed.quiet else parsed.progress or ("plain" if asked.explain else "auto")
-    if mode not in MODES:
-        raise UsageError(f"--progress {mode}: it is one of {', '.join(MODES)}")
-    teller = progress(mode, sys.stderr)
+    teller = _progress(mode)
     try:
         if parsed.check:
             return _check(home, asked)
         descriptor = build(home, asked, teller)
     except BuildError as error:
+        teller.close()
         if error.excerpt:
             print(f"{RULER}\n{error.excerpt}\n{RULER}", file=sys.stderr)
         raise
-    _tell(home, parsed, asked, descriptor, teller)
-    return 0
+    else:
+        _tell(home, parsed, asked, descriptor, teller)
+        return 0
+    finally:
+        teller.close()
+
+
+def _progress(mode: str) -> Progress:
+    """How the steps are shown: by the name that --progress takes."""
+    if mode == "auto":
+        mode = "tty" if sys.stderr.isatty() else "plain"
+    if mode == "tty":
+        return LiveView(sys.stderr)
+    if mode not in PLAIN:
+        raise UsageError(f"--progress {mode}: it is one of auto, tty, {', '.join(PLAIN)}")
+    return PLAIN[mode](sys.stderr)
 
 
 def _check(home: Home, asked: Request) -> int:

@@ -32,7 +32,7 @@ FLAGS = (
         "type=TYPE,dest=PATH",
     ),
     Flag(("--platform",), "what to build for; several make an index", TEXT, "OS/ARCH,..."),
-    Flag(("--progress",), "how to show the steps: auto, plain, tty, quiet", TEXT, "HOW"),
+    Flag(("--progress",), "how to show the steps: auto, tty, plain, quiet, rawjson", TEXT, "HOW"),
     Flag(("--pull",), "pull base images even when they are here"),
     Flag(("-q", "--quiet"), "print nothing but the image's id"),
     Flag(("--secret",), "a secret for RUN --mount=type=secret", LIST, "id=NAME[,src=PATH|,env=VARIABLE]"),

@@ -1,12 +1,15 @@
 """Progress: the steps of a build for people, as they happen.
 
 Stands on the ground; `build` tells it what begins, what a step prints and how it ended. Plain lines carry the step's
-number, so that a log can be read and searched; a terminal gets one line a step.
+number, so that a log can be read and searched; for a terminal there is `live_view`.
 """
 
-import os
+import base64
+import hashlib
+import json
 import time
 from collections import deque
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TextIO
 
@@ -19,6 +22,7 @@ class Step:
     def __init__(self, progress: "Progress", number: int, label: str) -> None:
         self.progress, self.number, self.label = progress, number, label
         self.began, self.cached, self.partial = time.monotonic(), False, b""
+        self.started = _now()
         self.kept: deque[str] = deque(maxlen=KEPT)
         self.shown = 0  # lines so far
 
@@ -63,6 +67,9 @@ class Progress:
         """Something the user should know that is no step."""
         self._write(f"{text}\n")
 
+    def close(self) -> None:
+        """The build is over."""
+
     def begin(self, step: Step) -> None:
         self._write(f"#{step.number} {step.label}\n")
 
@@ -79,27 +86,6 @@ class Progress:
         self.stream.flush()
 
 
-class Terminal(Progress):
-    """One line a step, with its time at the right edge; what a command prints stands below its step."""
-
-    def __init__(self, stream: TextIO, width: int = 0) -> None:
-        super().__init__(stream)
-        self.width = width or _width(stream)
-
-    def begin(self, step: Step) -> None:
-        self._write(f" => {step.label}"[: self.width - 1])
-
-    def line(self, step: Step, text: str) -> None:
-        self._write(("\n" if step.shown == 0 else "") + f"    {text}\n")
-
-    def end(self, step: Step, failed: bool) -> None:
-        self.cached += step.cached
-        how = "ERROR" if failed else "CACHED" if step.cached else f"{step.seconds():.1f}s"
-        label = "" if step.shown else f" => {step.label}"
-        room = self.width - len(how) - 2
-        self._write(f"\r\x1b[K{label[:room]:<{room}} {how}\n")
-
-
 class Quiet(Progress):
     """Nothing but the output of what failed."""
 
@@ -114,18 +100,38 @@ class Quiet(Progress):
             self.stream.flush()
 
 
-MODES = ("auto", "plain", "tty", "quiet")
+class RawJson(Progress):
+    """BuildKit's words for programs: one object a line, of vertexes (steps) and their logs."""
+
+    def begin(self, step: Step) -> None:
+        self._send("vertexes", self._vertex(step))
+
+    def line(self, step: Step, text: str) -> None:
+        data = base64.b64encode(f"{text}\n".encode()).decode()
+        self._send("logs", {"vertex": _digest(step), "stream": 1, "data": data, "timestamp": _now()})
+
+    def end(self, step: Step, failed: bool) -> None:
+        self.cached += step.cached
+        ended = {"completed": _now(), "cached": step.cached} | ({"error": "failed"} if failed else {})
+        self._send("vertexes", {**self._vertex(step), **ended})
+
+    def say(self, text: str) -> None:
+        self._send("warnings", {"short": base64.b64encode(text.encode()).decode()})
+
+    def _vertex(self, step: Step) -> dict[str, object]:
+        return {"digest": _digest(step), "name": step.label, "started": step.started}
+
+    def _send(self, kind: str, one: dict[str, object]) -> None:
+        self._write(json.dumps({kind: [one]}) + "\n")
 
 
-def progress(mode: str, stream: TextIO) -> Progress:
-    """By the name that `--progress` takes: auto, plain, tty or quiet."""
-    if mode == "auto":
-        mode = "tty" if stream.isatty() else "plain"
-    return {"plain": Progress, "tty": Terminal, "quiet": Quiet}[mode](stream)
+def _digest(step: Step) -> str:
+    """What a vertex is called by in this output: it is made of the step's number and label."""
+    return f"sha256:{hashlib.sha256(f'{step.number} {step.label}'.encode()).hexdigest()}"
 
 
-def _width(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except OSError:  # not a terminal
-        return 80
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+PLAIN = {"plain": Progress, "quiet": Quiet, "rawjson": RawJson}  # by the names that --progress takes

@@ -269,7 +269,7 @@ def test_a_failure_shows_the_lines_the_output_and_the_exit_code(shell: Shell) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--progress", "loud"), "--progress loud: it is one of auto, plain, tty"),
+        (("--progress", "loud"), "--progress loud: it is one of auto, tty, plain"),
         (("-o", "type=film,dest=x"), "--output type=film,dest=x: film is none of image"),
         (("-o", "type=local"), "--output type=local: needs a directory: dest=DIRECTORY"),
         (("-o", "a=b"), "--output a=b: 'a=b' is none of type=..., dest=..."),

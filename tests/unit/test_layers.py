@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags file_modes",
     1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference oci/runtime plan "
-    "archives credentials arguments dockerfile cache_mounts remotes",
+    "archives credentials arguments dockerfile live_view cache_mounts remotes",
     2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing "
     "context tar changesets registry_users",
     3: "agent_socket store layers states init bundle ports run_options copying stages settings",

@@ -1,11 +1,11 @@
 """progress: what a person sees of a build, on a terminal, in a log, and when it is quiet."""
 
+import base64
 import io
+import json
 import re
 
-import pytest
-
-from minicontainer.progress import KEPT, Progress, Quiet, Terminal, progress
+from minicontainer.progress import KEPT, Progress, Quiet, RawJson
 
 
 def shown(kind: type[Progress], output: bytes = b"", cached: bool = False, fail: bool = False) -> str:
@@ -59,19 +59,19 @@ def test_bytes_that_are_no_text_are_shown_nevertheless() -> None:
     assert "\ufffd" in shown(Progress, b"\xff\n")
 
 
-def test_a_terminal_gets_one_line_a_step() -> None:
-    assert re.fullmatch(r" => \[1/2] RUN make\r\x1b\[K => \[1/2] RUN make +Ns\n", shown(Terminal))
-
-
-def test_a_terminal_shows_output_below_the_step() -> None:
-    assert shown(Terminal, b"one\n").startswith(" => [1/2] RUN make\n    one\n\r\x1b[K")
-
-
-def test_a_terminal_line_never_wraps() -> None:
+def test_programs_get_an_object_a_line() -> None:
     stream = io.StringIO()
-    with Terminal(stream, width=20).step("x" * 100):
-        pass
-    assert all(len(line) < 20 for line in re.split(r"[\r\n]|\x1b\[K", stream.getvalue()))
+    teller = RawJson(stream)
+    with teller.step("[1/2] RUN make") as step:
+        step.output(b"one\n")
+    teller.say("hello")
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    began, logged, ended = found[0]["vertexes"][0], found[1]["logs"][0], found[2]["vertexes"][0]
+    assert began["name"] == "[1/2] RUN make" and "completed" not in began
+    assert (logged["vertex"], base64.b64decode(logged["data"])) == (began["digest"], b"one\n")
+    assert ended["digest"] == began["digest"] and ended["completed"] >= began["started"] and not ended["cached"]
+    assert base64.b64decode(found[3]["warnings"][0]["short"]) == b"hello"
+    assert '"error": "failed"' in shown(RawJson, fail=True)
 
 
 def test_quiet_says_nothing_but_the_output_of_what_failed() -> None:
@@ -82,13 +82,6 @@ def test_quiet_says_nothing_but_the_output_of_what_failed() -> None:
 def test_a_failure_keeps_the_end_of_a_long_output() -> None:
     lines = shown(Quiet, b"".join(b"%d\n" % number for number in range(KEPT + 50)), fail=True).splitlines()
     assert (len(lines), lines[0], lines[-1]) == (KEPT, "50", str(KEPT + 49))
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("plain", Progress), ("tty", Terminal), ("quiet", Quiet), ("auto", Progress)]
-)
-def test_the_mode_is_chosen_by_name(mode: str, kind: type[Progress]) -> None:
-    assert type(progress(mode, io.StringIO())) is kind
 
 
 def test_say_is_for_what_is_no_step() -> None:
