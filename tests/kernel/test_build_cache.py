@@ -20,6 +20,7 @@ from tests.kernel.test_dockerfiles import Files, World, place, world
 
 __all__ = ["place", "world"]  # the fixtures
 
+EXAMPLES = int(os.environ.get("EXAMPLES", "12"))  # more, and others each time: EXAMPLES=200 ./dev test -k cached_build
 EPOCH = {"SOURCE_DATE_EPOCH": "1000000000"}
 
 # --- never wrong
@@ -61,7 +62,7 @@ def outcome(world: World, text: str, files: Files, **asked: bool) -> str:
 
 @pytest.mark.kernel("overlay")
 def test_a_cached_build_gives_the_image_that_an_uncached_one_gives(world: World) -> None:
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 12, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(TEXTS, FILES), min_size=1, max_size=2))
     def is_the_same(versions: list[tuple[str, dict[str, str]]]) -> None:
         cached = [outcome(world, text, files) for text, files in versions]

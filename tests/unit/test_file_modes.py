@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicontainer.file_modes import changed, is_mode
@@ -46,6 +46,7 @@ CLAUSE = st.tuples(
 
 
 def test_symbolic_modes_are_those_of_chmod(tmp_path: Path) -> None:
+    @settings(deadline=None, max_examples=60, derandomize=True)  # each is a process
     @given(st.lists(CLAUSE, min_size=1, max_size=3), st.integers(0, 0o777), st.booleans())
     def as_chmod_does(clauses: list[str], mode: int, is_directory: bool) -> None:
         path = tmp_path / ("directory" if is_directory else "file")
