@@ -306,9 +306,10 @@ def inherit_cpuset(directory: str) -> None:
     parent = os.path.dirname(directory)
     if not os.path.exists(f"{parent}/cpuset.cpus"):
         return
-    if not read(f"{parent}/cpuset.cpus"):
+    files = ("cpuset.cpus", "cpuset.mems")
+    if not all(read(f"{parent}/{file}") for file in files):  # both: who makes the parent just now writes one by one
         inherit_cpuset(parent)
-    for file in ("cpuset.cpus", "cpuset.mems"):
+    for file in files:
         if not read(f"{directory}/{file}"):
             write(f"{directory}/{file}", read(f"{parent}/{file}"))
 

@@ -61,6 +61,16 @@ def test_without_limits_there_are_none() -> None:
         assert cgroups.limits(directories)._replace(cpu_period=0) == (None, None, 0, None)
 
 
+def test_a_cpuset_whose_parent_is_being_made_by_another_lets_a_process_in() -> None:
+    found = cgroups.hierarchies()
+    if "cpuset" in found.own:  # of version 1: there an empty one lets nobody in
+        parent = os.path.dirname(cgroups.resolve(found, f"minicontainer-tests-{os.getpid()}/one")["cpuset"])
+        os.mkdir(parent)
+        cgroups.write(f"{parent}/cpuset.cpus", cgroups.read(f"{os.path.dirname(parent)}/cpuset.cpus"))
+    with group(Resources()) as directories:
+        assert _inside(directories, "exit 3") == 3
+
+
 def test_a_process_is_counted_signalled_and_gone() -> None:
     with group(Resources()) as directories:
         child = os.fork()
