@@ -1,9 +1,9 @@
 """Cgroups: one interface over version 1, version 2 and a host with both.
 
 Stands between the spec's resources and the kernel's files. Ruled by cgroups(7), the kernel's admin-guide/cgroup-v1 and
-cgroup-v2.rst, runtime-spec config-linux.md (Control groups). What to write is decided by pure functions; few files are
-written, since every start waits for them. A path is a mapping of controllers to directories: one directory for each
-hierarchy of version 1, one with the empty name for version 2.
+cgroup-v2.rst, runtime-spec config-linux.md (Control groups). What to write is decided by `resources` and `devices`; few
+files are written, since every start waits for them. A path is a mapping of controllers to directories: one directory
+for each hierarchy of version 1, one with the empty name for version 2.
 """
 
 import errno
@@ -13,33 +13,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
+from minicontainer.devices import line, program, rules_of, transition
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
-from minicontainer.oci.runtime import DeviceRule, Resources
+from minicontainer.oci.runtime import Resources
 from minicontainer.plan import Plan, Step
+from minicontainer.resources import MAX, Setting, controllers, settings
 from minicontainer.values import Any, NamedTuple
 
 UNIFIED = ""  # the name of version 2 among the controllers
-MAX = "max"
-_BLOCK, _CHARACTER = 1, 2  # BPF_DEVCG_DEV_BLOCK, BPF_DEVCG_DEV_CHAR
-_ACCESS = {"m": 1, "r": 2, "w": 4}
-# Every container may make nodes, and use these devices: config-linux.md, Default Devices.
-_DEFAULT_RULES = (
-    DeviceRule(allow=True, type="c", access="m"),
-    DeviceRule(allow=True, type="b", access="m"),
-    *(DeviceRule(allow=True, type="c", major=1, minor=minor) for minor in (3, 5, 7, 8, 9)),
-    DeviceRule(allow=True, type="c", major=5, minor=0),
-    DeviceRule(allow=True, type="c", major=5, minor=2),
-    DeviceRule(allow=True, type="c", major=136),
-)
-
-
-class Setting(NamedTuple):
-    """A value for a file of a controller."""
-
-    controller: str
-    file: str
-    value: str
 
 
 class Hierarchies(NamedTuple):
@@ -106,145 +88,6 @@ def resolve(found: Hierarchies, path: str) -> dict[str, str]:
     return directories
 
 
-# What
-
-
-def settings(resources: Resources, version2: bool) -> list[Setting]:
-    """What to write where, in order, for these resources."""
-    return _version2(resources) if version2 else _version1(resources)
-
-
-def _version1(resources: Resources) -> list[Setting]:
-    memory, cpu, pids = resources.memory, resources.cpu, resources.pids
-    if resources.unified:
-        raise Error("linux.resources.unified needs cgroup version 2, and this host has version 1")
-    asked = (
-        ("memory", "memory.limit_in_bytes", memory.limit),
-        ("memory", "memory.memsw.limit_in_bytes", memory.swap or None),
-        ("memory", "memory.soft_limit_in_bytes", memory.reservation or None),
-        ("memory", "memory.swappiness", memory.swappiness),
-        ("memory", "memory.oom_control", 1 if memory.disable_oom_killer else None),
-        ("cpu", "cpu.shares", cpu.shares or None),
-        ("cpu", "cpu.cfs_period_us", cpu.period or None),
-        ("cpu", "cpu.cfs_quota_us", cpu.quota or None),
-        ("cpu", "cpu.cfs_burst_us", cpu.burst),
-        ("cpuset", "cpuset.cpus", cpu.cpus or None),
-        ("cpuset", "cpuset.mems", cpu.mems or None),
-        ("pids", "pids.max", _pids(pids.limit) if pids else None),
-    )
-    return [Setting(controller, file, str(value)) for controller, file, value in asked if value is not None]
-
-
-def _version2(resources: Resources) -> list[Setting]:
-    memory, cpu, pids = resources.memory, resources.cpu, resources.pids
-    if memory.disable_oom_killer:
-        raise Error("linux.resources.memory.disableOOMKiller needs cgroup version 1, and this host has version 2")
-    swap = swap_max(memory.limit, memory.swap)
-    quota = f"{_maximum(cpu.quota)} {cpu.period or 100_000}" if cpu.quota or cpu.period else None
-    asked = (
-        ("memory", "memory.max", _maximum(memory.limit) if memory.limit else None),
-        ("memory", "memory.swap.max", swap),
-        ("memory", "memory.low", memory.reservation or None),
-        ("cpu", "cpu.weight", weight(cpu.shares) if cpu.shares else None),
-        ("cpu", "cpu.max", quota),
-        ("cpu", "cpu.max.burst", cpu.burst),
-        ("cpuset", "cpuset.cpus", cpu.cpus or None),
-        ("cpuset", "cpuset.mems", cpu.mems or None),
-        ("pids", "pids.max", _pids(pids.limit) if pids else None),
-        *((name.partition(".")[0], _file_name(name), value) for name, value in resources.unified.items()),
-    )
-    return [Setting(controller, file, str(value)) for controller, file, value in asked if value is not None]
-
-
-def _file_name(name: str) -> str:
-    if "/" in name or "." not in name:
-        raise Error(f"linux.resources.unified: {name!r} is not the name of a cgroup file")
-    return name
-
-
-def _pids(limit: int) -> str:
-    return str(limit) if limit > 0 else MAX
-
-
-def _maximum(value: int | None) -> str:
-    return str(value) if value is not None and value > 0 else MAX
-
-
-def weight(shares: int) -> int:
-    """cpu.shares of version 1, 2 to 262144, as cpu.weight of version 2, 1 to 10000: config-linux.md, CPU."""
-    return 1 + (max(shares, 2) - 2) * 9999 // 262_142
-
-
-def swap_max(limit: int | None, swap: int | None) -> str | None:
-    """Version 1 limits memory and swap together, version 2 swap alone."""
-    if not swap:
-        return None
-    if swap < 0:
-        return MAX
-    if limit is None or limit < 0 or swap < limit:
-        raise Error(f"linux.resources.memory.swap {swap} is memory and swap together, and less than the limit {limit}")
-    return str(swap - limit)
-
-
-def device_rules(resources: Resources) -> tuple[DeviceRule, ...]:
-    """A container may use nothing, then what its rules say, then what every container may use."""
-    asked = resources.devices
-    first = () if asked and asked[0].type == "a" else (DeviceRule(allow=False),)
-    return (*first, *asked, *_DEFAULT_RULES)
-
-
-def device_settings(rules: Iterable[DeviceRule]) -> list[Setting]:
-    """The rules for version 1: admin-guide/cgroup-v1/devices.rst."""
-    lines = []
-    for rule in rules:
-        number = ":".join("*" if part is None or part < 0 else str(part) for part in (rule.major, rule.minor))
-        text = "a" if rule.type in ("a", "") else f"{rule.type} {number} {rule.access}"
-        lines.append(Setting("devices", "devices.allow" if rule.allow else "devices.deny", text))
-    return lines
-
-
-def device_program(rules: Iterable[DeviceRule]) -> bytes:
-    """The rules for version 2, as eBPF: the last rule that matches decides. struct bpf_cgroup_dev_ctx, linux/bpf.h."""
-    program = [
-        _instruction(0x61, 2, 1, 0, 0),  # r2 = access << 16 | type
-        _instruction(0xBF, 3, 2, 0, 0),
-        _instruction(0x77, 3, 0, 0, 16),  # r3 = access
-        _instruction(0x57, 2, 0, 0, 0xFFFF),  # r2 = type
-        _instruction(0x61, 4, 1, 4, 0),  # r4 = major
-        _instruction(0x61, 5, 1, 8, 0),  # r5 = minor
-    ]
-    for rule in reversed(list(rules)):
-        program += _device_rule(rule)
-        if rule.type in ("a", "") and set(rule.access or "rwm") == set("rwm"):
-            return b"".join(program)  # it matches all, and the kernel refuses code that cannot be reached
-    program += [_instruction(0xB7, 0, 0, 0, 0), _instruction(0x95, 0, 0, 0, 0)]  # nothing matched: return 0
-    return b"".join(program)
-
-
-def _device_rule(rule: DeviceRule) -> list[bytes]:
-    access = sum(_ACCESS[letter] for letter in rule.access or "rwm")
-    body = [_instruction(0xB7, 0, 0, 0, int(rule.allow)), _instruction(0x95, 0, 0, 0, 0)]  # return allow
-    tests: list[tuple[int, int, int]] = []  # opcode, register, value: skip the rest when it holds
-    if rule.type in ("b", "c", "u"):
-        tests.append((0x55, 2, _BLOCK if rule.type == "b" else _CHARACTER))
-        tests += [(0x55, 4, rule.major)] if rule.major is not None and rule.major >= 0 else []
-        tests += [(0x55, 5, rule.minor)] if rule.minor is not None and rule.minor >= 0 else []
-    if access != 7 and rule.allow:  # all that is asked must be allowed: none of the other bits
-        mask = [_instruction(0xBF, 0, 3, 0, 0), _instruction(0x57, 0, 0, 0, ~access & 7)]
-        body = [*mask, _instruction(0x55, 0, 0, len(body), 0), *body]
-    elif access != 7:  # one bit that is denied is enough
-        mask = [_instruction(0xBF, 0, 3, 0, 0), _instruction(0x57, 0, 0, 0, access)]
-        body = [*mask, _instruction(0x15, 0, 0, len(body), 0), *body]
-    for opcode, register, value in reversed(tests):
-        body = [_instruction(opcode, register, 0, len(body), value), *body]
-    return body
-
-
-def _instruction(opcode: int, target: int, source: int, offset: int, immediate: int) -> bytes:
-    """One eBPF instruction: Documentation/bpf/instruction-set.rst."""
-    return bytes((opcode, source << 4 | target)) + offset.to_bytes(2, "little") + immediate.to_bytes(4, "little")
-
-
 # Make, join, measure, remove
 
 
@@ -256,19 +99,40 @@ def make(directories: Mapping[str, str], resources: Resources, version2: bool, d
             yield Step(inherit_cpuset, (directory,), "a new cpuset is empty, and an empty one lets no process in")
     wanted = settings(resources, version2)
     if version2:
-        names = {setting.controller for setting in wanted} | {"cpu", "memory", "pids"}
-        yield Step(enable, (directories[UNIFIED], tuple(sorted(names))), "its parents hand these controllers down")
+        names = tuple(sorted(controllers(wanted)))
+        yield Step(enable, (directories[UNIFIED], names), "its parents hand these controllers down")
     if devices and "devices" in directories:
-        wanted += device_settings(device_rules(resources))
+        for rule in rules_of(resources):
+            path = f"{directories['devices']}/devices.{'allow' if rule.allow else 'deny'}"
+            yield Step(write, (path, line(rule)), "config.json: linux.resources.devices")
+    yield from limit(directories, wanted, version2)
+    if devices and version2:
+        arguments = (directories[UNIFIED], program(rules_of(resources)))
+        yield Step(attach_devices, arguments, "only these devices may be opened or made")
+
+
+def limit(directories: Mapping[str, str], wanted: Iterable[Setting], version2: bool) -> Plan[None]:
+    """Write the settings of a cgroup that is there."""
     for setting in wanted:
         where = directories.get(UNIFIED if version2 else setting.controller)
         if where is None:
             raise Error(f"{setting.file} is asked for, and this host has no {setting.controller} cgroup controller")
-        why = f"what config.json says in linux.resources.{setting.controller}"
-        yield Step(write, (f"{where}/{setting.file}", setting.value), why)
-    if devices and version2:
-        arguments = (directories[UNIFIED], device_program(device_rules(resources)))
-        yield Step(attach_devices, arguments, "only these devices may be opened or made")
+        file, value = setting.file, setting.value
+        if setting.otherwise is not None and not os.path.exists(f"{where}/{file}"):
+            file, value = setting.otherwise
+        yield Step(write, (f"{where}/{file}", value), f"what config.json says in linux.resources.{setting.controller}")
+
+
+def change_devices(directories: Mapping[str, str], resources: Resources, version2: bool) -> Plan[None]:
+    """Put new device rules in place of the old ones, with no moment in between at which more or less is allowed."""
+    if version2:
+        arguments = (directories[UNIFIED], program(rules_of(resources)))
+        yield Step(attach_devices, arguments, "these devices and no others: one program takes the other's place")
+    elif "devices" in directories:
+        current = read(f"{directories['devices']}/devices.list").splitlines()
+        for allow, text in transition(current, rules_of(resources)):
+            path = f"{directories['devices']}/devices.{'allow' if allow else 'deny'}"
+            yield Step(write, (path, text), "what is new is allowed before what is old is denied")
 
 
 def make_directory(path: str) -> None:
@@ -327,14 +191,18 @@ def enable(directory: str, controllers: Iterable[str]) -> None:
 
 
 def attach_devices(directory: str, program: bytes) -> None:
-    from minicontainer.linux.syscalls import bpf_attach_device_program, bpf_load_device_program  # 3 ms, for version 2
+    """Attach a device program to a cgroup of version 2, in place of those that it has: bpf(2), BPF_F_REPLACE."""
+    from minicontainer.linux import syscalls  # 3 ms, for version 2
 
-    cgroup, loaded = os.open(directory, os.O_RDONLY | os.O_CLOEXEC), bpf_load_device_program(program)
+    cgroup, loaded = os.open(directory, os.O_RDONLY | os.O_CLOEXEC), syscalls.bpf_load_device_program(program)
+    old = syscalls.bpf_device_programs(cgroup)
     try:
-        bpf_attach_device_program(cgroup, loaded)
+        syscalls.bpf_attach_device_program(cgroup, loaded, old[0] if len(old) == 1 else -1)
+        for one in old if len(old) > 1 else ():  # each of them must allow: the new one holds already
+            syscalls.bpf_detach_device_program(cgroup, one)
     finally:
-        os.close(cgroup)
-        os.close(loaded)
+        for descriptor in (cgroup, loaded, *old):
+            os.close(descriptor)
 
 
 def join(directories: Mapping[str, str], pid: int) -> Plan[None]:

@@ -8,9 +8,10 @@ import resource
 from collections.abc import Iterator
 
 from minicontainer.errors import Error
-from minicontainer.oci.runtime import Linux, Mount, Process, Spec
+from minicontainer.oci.runtime import Linux, Mount, Personality, Process, Spec
 
-NAMESPACES = {"user", "mount", "pid", "network", "ipc", "uts", "cgroup"}
+NAMESPACES = {"user", "mount", "pid", "network", "ipc", "uts", "cgroup", "time"}
+CLOCKS = {"monotonic", "boottime"}
 PROPAGATIONS = {
     f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "shared", "slave", "unbindable")
 }
@@ -31,14 +32,23 @@ _SYSCTL_TREES = {"fs.mqueue.": "ipc", "net.": "network"}
 
 def check(spec: Spec, has_console: bool) -> None:
     """Raise an Error that names the first thing in `spec` that cannot be had."""
-    for complaint in (*_process(spec.process, has_console), *_linux(spec), *_mounts(spec)):
+    domain = spec.linux.personality
+    scheduling = _scheduling(spec.process, domain)
+    for complaint in (*_process(spec.process, has_console), *scheduling, *_linux(spec), *_mounts(spec)):
         raise Error(f"config.json: {complaint}")
 
 
 def check_process(process: Process, has_console: bool) -> None:
     """The same for a further process."""
-    for complaint in _process(process, has_console):
+    for complaint in (*_process(process, has_console), *_scheduling(process, None)):
         raise Error(f"process: {complaint}")
+
+
+def _scheduling(process: Process, domain: Personality | None) -> Iterator[str]:
+    if (process.scheduler, process.io_priority, domain) != (None, None, None):
+        from minicontainer import scheduling  # few containers ask for any of it
+
+        yield from scheduling.complaints(process, domain)
 
 
 def _process(process: Process, has_console: bool) -> Iterator[str]:
@@ -85,6 +95,14 @@ def _linux(spec: Spec) -> Iterator[str]:
         f"linux.devices: {device.path} is of no known type" for device in linux.devices if device.type not in "cubp"
     )
     yield from _sysctls(linux)
+    yield from _clocks(linux)
+
+
+def _clocks(linux: Linux) -> Iterator[str]:
+    time = linux.namespace("time")
+    if linux.time_offsets and (time is None or time.path):
+        yield "linux.timeOffsets needs a new time namespace"
+    yield from (f"linux.timeOffsets: the clock {name!r} is unknown" for name in set(linux.time_offsets) - CLOCKS)
 
 
 def _sysctls(linux: Linux) -> Iterator[str]:
@@ -104,14 +122,14 @@ def _mounts(spec: Spec) -> Iterator[str]:
             yield f"mounts: the destination {mount.destination!r} is not an absolute path"
         if ".." in os.path.normpath(mount.destination).split("/"):
             yield f"mounts: the destination {mount.destination!r} leads out of the rootfs"
-        yield from _idmap(mount, spec.linux)
+        yield from _idmap(mount)
 
 
-def _idmap(mount: Mount, linux: Linux) -> Iterator[str]:
+def _idmap(mount: Mount) -> Iterator[str]:
     given = (mount.uid_mappings, mount.gid_mappings)
     if given == ((), ()):
         return
-    if given != (linux.uid_mappings, linux.gid_mappings):
-        yield f"mounts: {mount.destination} has id mappings other than linux.uidMappings, which is not supported"
+    if () in given:
+        yield f"mounts: {mount.destination} needs both uidMappings and gidMappings, or none"
     if not {"bind", "rbind"} & {mount.type, *mount.options}:
         yield f"mounts: {mount.destination} has id mappings and is not a bind mount"

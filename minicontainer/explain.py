@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-from minicontainer import cgroups, checks, engine, init, rootfs, runtime, seccomp, states, supervisor
+from minicontainer import cgroups, checks, engine, init, rootfs, runtime, states, supervisor
 from minicontainer.arguments import Parsed
 from minicontainer.containers import Home, Options
 from minicontainer.errors import NotRoot
@@ -47,6 +47,7 @@ STAND_INS: Mapping[str, Callable[..., Any]] = {
     "new_mount": lambda *_: os.open(os.devnull, _PATH_ALONE),
     "clone3": lambda *_: CHILD,
     "clone_joined": lambda *_: CHILD,
+    "user_namespace": lambda *_: os.open(os.devnull, _PATH_ALONE),
     "enter_directory": lambda *_: True,
     "find_program": lambda arguments, _: arguments[0] if arguments else "",
 }  # fmt: skip
@@ -83,11 +84,12 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     _rehearse(cgroups.make(state.cgroups, spec.linux.resources, found.version2), shown)
     tree, bound = _rehearse(rootfs.open_trees(spec, state.rootfs, bundle), shown)
     child = _child(spec, f"_ses.{container_id}")
-    later = {"cgroup", "ipc"} if child.mapped else {"cgroup"}  # these it unshares itself: `init`
+    later = {"cgroup", "ipc", "time"} if child.mapped else {"cgroup", "time"}  # these are unshared: `init`
     born = {one.type for one in spec.linux.namespaces if not one.path} - later
     with runtime.Descriptors() as opened:
         joins = runtime.joins_by_path(opened, spec)
-        _rehearse(runtime.clone(sum(runtime.NAMESPACES[kind][0] for kind in born), joins, -1), shown)
+        flags = sum(runtime.NAMESPACES[kind][0] for kind in born)
+        _rehearse(runtime.clone(flags, joins, -1, runtime.clocks(spec)), shown)
     link = init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"))
     _rehearse(runtime.settle(CHILD, spec, state, child.mapped, bound, link), shown)
     view = rootfs.CgroupView(
@@ -97,23 +99,27 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     )
     inside = shown._replace(who="init")
     _rehearse(init.arrive(child), inside)
-    _rehearse(init.build(child, init.House(spec, tree, bound, view)), inside)
+    hooked = runtime.hosted(spec, state)
+    _rehearse(init.build(child, init.House(spec, tree, bound, view, hooks=hooked)), inside)
+    if hooked is not None:
+        _rehearse(runtime.host_hooks(spec, state, CHILD, link), shown)
     program, environment = _rehearse(init.strip(child), inside)
-    _rehearse(init.leave(child, program, environment), inside)
+    _rehearse(init.leave(child, program, environment, hooked), inside)
 
 
 def _child(spec: Spec, keyring: str) -> init.Child:
     profile = spec.linux.seccomp
     with tempfile.TemporaryDirectory() as cache:
-        program = seccomp.program(profile, cache) if profile else b""
+        filter_of = runtime.filter_of(profile, cache)
     return init.Child(
         process=spec.process,
         pipes=init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"), start=Later("FIFO")),
         mapped=any(one.type == "user" and not one.path for one in spec.linux.namespaces),
         console=Later("CONSOLE"),
         keyring=keyring,
-        filter=profile and init.Filter(program, seccomp.load_flags(profile)),
+        filter=filter_of,
         last_capability=procfs.cap_last_cap(),
+        scheduling=runtime.scheduling_of(spec.process, spec),
     )
 
 

@@ -11,24 +11,23 @@ import resource
 import signal
 import stat
 import struct
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 
 from minicontainer import rootfs
-from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
+from minicontainer.errors import Error
 from minicontainer.last_words import read_all, tell
 from minicontainer.linux.flags import (
     AT_FDCWD,
     CAPABILITIES,
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
+    CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_PARENT,
     CLOSE_RANGE_CLOEXEC,
     MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
-    RESOLVE_NO_MAGICLINKS,
     TIOCGPTN,
     TIOCSCTTY,
     TIOCSPTLCK,
@@ -54,7 +53,6 @@ from minicontainer.linux.syscalls import (
     keyctl_join_session_keyring,
     move_mount,
     open_tree,
-    openat2,
     seccomp_load,
     setdomainname,
     sethostname,
@@ -63,13 +61,13 @@ from minicontainer.linux.syscalls import (
 )
 from minicontainer.oci.runtime import Capabilities, Process, Rlimit, Spec
 from minicontainer.plan import Explain, Plan, Step, run
+from minicontainer.program import enter_directory, environment_of, execute, find_program
 from minicontainer.values import NamedTuple, NoReturn
 
-READY = b"ready\n"
-MAPPED, JOINED = b"m", b"j"
+READY, HOOKS, LISTENER = b"ready\n", b"hooks\n", b"listener "  # what the child reports
+MAPPED, JOINED, HOOKED, HANDED = b"m", b"j", b"h", b"n"  # what it is ordered
 # Signals that nobody can handle, and two of the C library's own: signal(7), nptl(7).
 _NOT_OURS = {9, 19, 32, 33}
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Join(NamedTuple):
@@ -93,6 +91,7 @@ class Filter(NamedTuple):
 
     program: bytes
     flags: int = 0
+    listener: bool = False  # an agent wants to answer for the kernel
 
 
 class Child(NamedTuple):
@@ -104,10 +103,13 @@ class Child(NamedTuple):
     stdio: tuple[int, int, int] | None = None
     console: int = -1  # a socket that takes the terminal
     preserve_fds: int = 0
+    listen_fds: int = 0  # the first of them are sockets of systemd: sd_listen_fds(3)
     parent_death_signal: int = 0
     keyring: str = ""
     filter: Filter | None = None
     last_capability: int = len(CAPABILITIES) - 1
+    scheduling: Callable[[], Plan[None]] | None = None  # policy, I/O priority, personality
+    affinity: tuple[Step, ...] = ()  # of `exec`: before it is in the cgroup, and then
     explain: Explain | None = None
 
 
@@ -119,6 +121,15 @@ class House(NamedTuple):
     bound: tuple[rootfs.Tree, ...]
     cgroups: rootfs.CgroupView
     no_pivot: bool = False
+    hooks: "Hosted | None" = None
+
+
+class Hosted(NamedTuple):
+    """The hooks that this process runs itself, and where the others find its rootfs."""
+
+    path: str
+    create_container: Callable[[], Plan[None]]
+    start_container: Callable[[], Plan[None]]
 
 
 def first(child: Child, house: House) -> NoReturn:
@@ -142,7 +153,7 @@ def _end_in_exec(child: Child, house: House | None) -> NoReturn:
             os.write(report, READY)
             os.close(report)
             report = child.pipes.errors
-        run(leave(child, program, environment), child.explain)
+        run(leave(child, program, environment, house and house.hooks), child.explain)
     except BaseException as error:  # noqa: BLE001  # a child that fails dies, whatever it was: STYLE, rule 9
         tell(error, report)
     finally:
@@ -152,13 +163,17 @@ def _end_in_exec(child: Child, house: House | None) -> NoReturn:
 # Enter: into namespaces that exist
 
 
-def clone_joined(joins: Iterable[Join], new: int, into: int) -> int:
-    """clone3 after setns: a helper enters the namespaces and makes the child as its sibling, by CLONE_PARENT."""
+def clone_joined(joins: Iterable[Join], new: int, into: int, clocks: str | None = None) -> int:
+    """clone3 after setns: a helper enters the namespaces and makes the child as its sibling, by CLONE_PARENT.
+
+    With `clocks`, the text for timens_offsets, also in a new time namespace: its offsets can only be set before the
+    first process is in it, time_namespaces(7).
+    """
     read, write = os.pipe2(os.O_CLOEXEC)
     helper = clone3(0, into)
     if helper == 0:
         try:
-            child = _enter_and_clone(joins, new)
+            child = _enter_and_clone(joins, new, clocks)
         except OSError as error:
             os.write(write, f"!{error}".encode())
             os._exit(1)
@@ -177,7 +192,11 @@ def clone_joined(joins: Iterable[Join], new: int, into: int) -> int:
     return int(said)
 
 
-def _enter_and_clone(joins: Iterable[Join], new: int) -> int:
+def _enter_and_clone(joins: Iterable[Join], new: int, clocks: str | None) -> int:
+    if clocks is not None:
+        unshare(CLONE_NEWTIME)
+        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+            file.write(clocks)
     set_dumpable(0)
     for join in joins:
         setns(join.descriptor, join.flags)
@@ -236,25 +255,39 @@ def build(child: Child, house: House) -> Plan[None]:
         yield Step(setdomainname, (spec.domainname,), "the uts namespace's own domain name")
     os.umask(0)  # modes of devices and mount points are meant as they are written
     private = "cgroup" in kinds
-    trees = yield from rootfs.new_trees(spec, house.bound, house.cgroups, _joined(child) if private else _later())
-    yield from rootfs.enter(house.root, house.no_pivot)
-    yield from rootfs.furnish(spec, trees)
+    early = private or house.hooks is not None
+    joined = _joined(child, private) if early else _later()
+    trees = yield from rootfs.new_trees(spec, house.bound, house.cgroups, joined)
+    if house.hooks is None:
+        yield from rootfs.enter(house.root, house.no_pivot)
+        yield from rootfs.furnish(spec, trees)
+    else:
+        hooks = _hooks(child, house.hooks)
+        yield from rootfs.enter_with_hooks(house.root, house.hooks.path, house.no_pivot, spec, trees, hooks)
     if child.process.terminal:
         yield Step(open_terminal, (child.console, child.process, True), "a terminal of the container's own")
     for name, value in spec.linux.sysctl.items():
         yield Step(write_sysctl, (name, value), "a kernel setting of the container's namespaces")
     yield from rootfs.close_off(spec, trees)
     yield Step(reopen_null, (), "the host's /dev/null on standard streams becomes the container's own")
-    if not private:
+    if not early:
         yield _wait_to_join(child)
+
+
+def _hooks(child: Child, hooks: Hosted) -> Plan[None]:
+    yield Step(os.write, (child.pipes.report, HOOKS), "the namespaces and mounts are there: the host's hooks may run")
+    yield Step(wait_for, (child.pipes.orders, HOOKED), "until they have")
+    yield from hooks.create_container()
 
 
 def _wait_to_join(child: Child) -> Step:
     return Step(wait_for, (child.pipes.orders, JOINED), "until this process is in its cgroup")
 
 
-def _joined(child: Child) -> Plan[None]:
+def _joined(child: Child, private: bool) -> Plan[None]:
     yield _wait_to_join(child)
+    if not private:
+        return
     why = "a cgroup namespace whose root is the container's cgroup: so it comes after joining"
     yield Step(unshare, (CLONE_NEWCGROUP,), why)
 
@@ -316,13 +349,16 @@ def strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
     if child.keyring:
         yield Step(join_keyring, (child.keyring,), "no keys of the caller's session")
     if child.pipes.start < 0:
+        yield from child.affinity[:1]
         yield _wait_to_join(child)
+        yield from child.affinity[1:]
         if process.terminal:
             yield Step(open_terminal, (child.console, process, False), "a terminal of the container's own")
+    if child.scheduling is not None:
+        yield from child.scheduling()
     if child.filter is not None and not process.no_new_privileges:
         yield from _limits(process)
-        why = "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN without no_new_privs"
-        yield Step(seccomp_load, child.filter, why)
+        yield from _load(child, "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN")
     first_process = child.pipes.start >= 0
     why = "where the program starts, if root may go there"
     entered = yield Step(enter_directory, (process.cwd, first_process, False), why)
@@ -338,7 +374,20 @@ def strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
     if process.no_new_privileges:
         yield Step(set_no_new_privs, (), "no set-user-ID program gives anything back")
     yield Step(set_pdeathsig, (child.parent_death_signal,), "with whom this process dies, from here on")
+    if child.filter is not None and child.filter.listener and process.no_new_privileges:
+        yield from _load(child, "only the system calls of the profile; while the creator is there for its agent")
+    if child.listen_fds:
+        environment |= {"LISTEN_FDS": str(child.listen_fds), "LISTEN_PID": str(os.getpid())}
     return program, environment
+
+
+def _load(child: Child, why: str) -> Plan[None]:
+    assert child.filter is not None
+    listener = yield Step(seccomp_load, (child.filter.program, child.filter.flags), why)
+    if child.filter.listener:
+        yield Step(os.write, (child.pipes.report, LISTENER + f"{listener}".encode()), "the creator takes the listener")
+        yield Step(wait_for, (child.pipes.orders, HANDED), "until the agent has it")
+        os.close(listener)
 
 
 def limit_of(limit: Rlimit) -> tuple[int, tuple[int, int]]:
@@ -360,38 +409,6 @@ def _limits(process: Process) -> Plan[None]:
     """As late as can be: they hold for us too, who may have more open than the program is to have."""
     for limit in process.rlimits:
         yield Step(resource.setrlimit, limit_of(limit), f"{limit.type} of config.json")
-
-
-def enter_directory(path: str, make: bool, must: bool) -> bool:
-    """Make it the working directory; a missing one is made for the first process, as runc does, and for no other."""
-    try:
-        directory = open_directory(path) if make else openat2(AT_FDCWD, path, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
-        os.fchdir(directory)
-    except FileNotFoundError:
-        raise CommandNotFound(f'chdir to cwd ("{path}") set in config.json failed: no such file or directory') from None
-    except PermissionError:
-        if must:
-            raise
-        return False
-    os.close(directory)
-    return True
-
-
-def open_directory(path: str) -> int:
-    """Open a directory, made if it is missing; by no link of /proc/PID: those lead to what the host has open."""
-    try:
-        return openat2(AT_FDCWD, path, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
-    except FileNotFoundError:
-        parent, name = os.path.split(path.rstrip("/"))
-        if not name:
-            raise
-    within = open_directory(parent or "/")
-    try:
-        with suppress(FileExistsError):  # .. of what was missing, or a link that leads nowhere
-            os.mkdir(name, 0o755, dir_fd=within)
-        return openat2(within, name, _DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
-    finally:
-        os.close(within)
 
 
 def _privileges(process: Process, last_capability: int) -> Plan[None]:
@@ -432,68 +449,19 @@ def name_of(number: int) -> str:
     return CAPABILITIES[number] if number < len(CAPABILITIES) else f"capability {number}"
 
 
-def environment_of(process: Process) -> dict[str, str]:
-    """The environment of config.json, with HOME from the container's passwd if it is missing."""
-    pairs = (entry.partition("=") for entry in process.env)
-    environment = {name: value for name, equals, value in pairs if equals}
-    if not environment.get("HOME"):
-        environment["HOME"] = home_of(process.user.uid)
-    return environment
-
-
-def home_of(uid: int) -> str:
-    try:
-        with open("/etc/passwd", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                fields = line.rstrip("\n").split(":")
-                if len(fields) >= 6 and fields[2] == str(uid):
-                    return fields[5]
-    except OSError:
-        return "/"
-    return "/"
-
-
-def find_program(args: tuple[str, ...], environment: dict[str, str]) -> str:
-    """The program of args[0] as execvp(3) looks for it; the texts are runc's, which clients map to exit codes."""
-    if not args:
-        raise Error("config.json: process.args is empty; try: a command")
-    name = args[0]
-    if "/" in name:
-        try:
-            mode = os.stat(name).st_mode
-        except OSError as error:
-            raise CommandNotFound(f'exec: "{name}": stat {name}: {(error.strerror or "").lower()}') from error
-        if stat.S_ISDIR(mode):
-            raise CommandNotExecutable(f'exec: "{name}": is a directory: permission denied')
-        if not os.access(name, os.X_OK, effective_ids=True):
-            raise CommandNotExecutable(f'exec: "{name}": permission denied')
-        return name
-    for directory in environment.get("PATH", "").split(":"):
-        path = os.path.join(directory or ".", name)
-        if os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True):
-            return path
-    raise CommandNotFound(f'exec: "{name}": executable file not found in $PATH')
-
-
 # Leave: into the program
 
 
-def leave(child: Child, program: str, environment: dict[str, str]) -> Plan[None]:
+def leave(child: Child, program: str, environment: dict[str, str], hooks: Hosted | None = None) -> Plan[None]:
     if child.pipes.start >= 0:
         yield Step(os.read, (child.pipes.start, 1), "the container is created: here it waits for the byte of `start`")
-    closed = (3 + child.preserve_fds, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+        if hooks is not None:
+            yield from hooks.start_container()
+    closed = (3 + child.listen_fds + child.preserve_fds, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
     yield Step(close_range, closed, "no descriptor of ours reaches the program")
     arguments = (program, child.process.args, environment)
     if child.filter is None or child.process.no_new_privileges:
         yield from _limits(child.process)
-    if child.filter is not None and child.process.no_new_privileges:
-        yield Step(seccomp_load, child.filter, "only the system calls of the profile, as late as can be")
+    if child.filter is not None and child.process.no_new_privileges and not child.filter.listener:
+        yield from _load(child, "only the system calls of the profile, as late as can be")
     yield Step(execute, arguments, "this process becomes the container's program")
-
-
-def execute(program: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-    try:
-        os.execve(program, arguments, environment)
-    except OSError as error:
-        kind = CommandNotFound if isinstance(error, FileNotFoundError) else CommandNotExecutable
-        raise kind(f"exec {program}: {(error.strerror or '').lower()}") from error

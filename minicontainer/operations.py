@@ -10,9 +10,10 @@ import signal as signals
 from contextlib import ExitStack, suppress
 
 from minicontainer import cgroups, files, states
+from minicontainer.errors import Error
 from minicontainer.last_words import read_all, told
 from minicontainer.linux import procfs
-from minicontainer.oci.runtime import State, Status
+from minicontainer.oci.runtime import Hooks, State, Status
 from minicontainer.plan import Explain, Plan, Step, run
 from minicontainer.states import NoSuchContainer, WrongStatus
 
@@ -35,6 +36,20 @@ def start(root: str, container_id: str, explain: Explain | None = None) -> None:
         run(_let_go(fifo, errors), explain)
         if said := read_all(errors):
             raise told(said)
+    if "poststart" in current.hooks:
+        _poststart(root, current)
+
+
+def _poststart(root: str, current: State) -> None:
+    """The program runs already: a hook that fails ends it."""
+    from minicontainer import hooks  # few containers have any
+
+    given = states.recorded_spec(root, current.id).hooks.poststart
+    try:
+        hooks.run_all("poststart", given, current, Status.RUNNING)
+    except Error:
+        run(_signal(current, signals.SIGKILL))
+        raise
 
 
 def _let_go(fifo: int, errors: int) -> Plan[None]:
@@ -130,7 +145,18 @@ def _undo(current: State, directory: str) -> Plan[None]:
     if current.pid:
         yield from _signal(current, signals.SIGKILL)
     yield from _remove_cgroups(current)
+    given = states.read_spec(f"{directory}/{states.CONFIG}")[1].hooks if current.hooks else None
     yield Step(files.remove_tree, (directory,), "what was recorded of the container; its id is free from here on")
+    if given is not None:
+        poststop(given, current)
+
+
+def poststop(given: Hooks, current: State) -> None:
+    """What hooks want to do when all is gone; nothing stops them, and one that fails stops no other."""
+    if given.poststop:
+        from minicontainer import hooks  # few containers have any
+
+        hooks.warn("poststop", given.poststop, current, Status.STOPPED, current.bundle)
 
 
 def remove_cgroups(current: State) -> None:

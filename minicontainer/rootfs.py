@@ -10,6 +10,7 @@ resolves them inside the new root.
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from minicontainer.errors import Error
 from minicontainer.linux.flags import (
@@ -22,18 +23,9 @@ from minicontainer.linux.flags import (
     FSMOUNT_CLOEXEC,
     FSOPEN_CLOEXEC,
     MNT_DETACH,
-    MOUNT_ATTR__ATIME,
-    MOUNT_ATTR_NOATIME,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW,
     MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_RELATIME,
-    MOUNT_ATTR_STRICTATIME,
     MOVE_MOUNT_F_EMPTY_PATH,
-    MOVE_MOUNT_T_SYMLINKS,
+    MOVE_MOUNT_T_EMPTY_PATH,
     MS_PRIVATE,
     MS_REC,
     MS_SHARED,
@@ -41,53 +33,25 @@ from minicontainer.linux.flags import (
     MS_UNBINDABLE,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    RESOLVE_NO_MAGICLINKS,
 )
 from minicontainer.linux.syscalls import (
     fsconfig,
     fsmount,
     fsopen,
-    mknod,
     mount,
     mount_setattr,
     move_mount,
     open_tree,
+    openat2,
     pivot_root,
     umount,
 )
+from minicontainer.mount_options import PROPAGATION, MountOptions, parse_options
 from minicontainer.oci.runtime import Device, Linux, Mount, Spec
 from minicontainer.plan import Plan, Step
 from minicontainer.values import NamedTuple
 
-ATTRIBUTES = {  # option: (attributes to clear, attributes to set); with an r before it, for the whole tree
-    "ro": (0, MOUNT_ATTR_RDONLY),
-    "rw": (MOUNT_ATTR_RDONLY, 0),
-    "nosuid": (0, MOUNT_ATTR_NOSUID),
-    "suid": (MOUNT_ATTR_NOSUID, 0),
-    "nodev": (0, MOUNT_ATTR_NODEV),
-    "dev": (MOUNT_ATTR_NODEV, 0),
-    "noexec": (0, MOUNT_ATTR_NOEXEC),
-    "exec": (MOUNT_ATTR_NOEXEC, 0),
-    "noatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME),
-    "atime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
-    "relatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
-    "norelatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_STRICTATIME),
-    "strictatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_STRICTATIME),
-    "nostrictatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
-    "nodiratime": (0, MOUNT_ATTR_NODIRATIME),
-    "diratime": (MOUNT_ATTR_NODIRATIME, 0),
-    "nosymfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
-    "symfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
-}  # fmt: skip
-PROPAGATION = {
-    "private": MS_PRIVATE,
-    "rprivate": MS_PRIVATE | MS_REC,
-    "shared": MS_SHARED,
-    "rshared": MS_SHARED | MS_REC,
-    "slave": MS_SLAVE,
-    "rslave": MS_SLAVE | MS_REC,
-    "unbindable": MS_UNBINDABLE,
-    "runbindable": MS_UNBINDABLE | MS_REC,
-}  # fmt: skip
 _PASSES = {  # what becomes of later mounts: mount_namespaces(7)
     MS_PRIVATE: "mounts pass neither to the host nor from it",
     MS_SHARED: "mounts pass to the host and from it, as config.json asks",
@@ -101,7 +65,6 @@ _SHOWS = {  # why a container has one of its own
     "mqueue": "the message queues of this ipc namespace",
     "tmpfs": "a directory in memory, which dies with the container",
 }  # fmt: skip
-_OWN_OPTIONS = {"bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults"}
 DEVICES = (
     Device(type="c", path="/dev/null", major=1, minor=3, file_mode=0o666),
     Device(type="c", path="/dev/zero", major=1, minor=5, file_mode=0o666),
@@ -126,22 +89,6 @@ _PROC_MAY_COVER = {
 _EMPTY_PATH = AT_EMPTY_PATH | AT_RECURSIVE
 
 
-class MountOptions(NamedTuple):
-    """The options of a mount, sorted by what they are for."""
-
-    clear: int = 0
-    set: int = 0
-    recursive_clear: int = 0
-    recursive_set: int = 0
-    propagation: tuple[int, ...] = ()
-    bind: bool = False
-    rbind: bool = False
-    idmap: bool = False
-    ridmap: bool = False
-    tmpcopyup: bool = False
-    data: tuple[str, ...] = ()
-
-
 class Tree(NamedTuple):
     """A detached mount, and where it goes."""
 
@@ -158,27 +105,6 @@ class CgroupView(NamedTuple):
     directories: Mapping[str, str]
     version2: bool
     private: bool  # the container has a cgroup namespace of its own
-
-
-def parse_options(options: tuple[str, ...]) -> MountOptions:
-    """Sort mount options by what they are for; what is in no table is data for the file system."""
-    parsed = MountOptions()
-    for option in options:
-        if option in ATTRIBUTES:
-            clear, add = ATTRIBUTES[option]
-            parsed = parsed._replace(clear=parsed.clear & ~add | clear, set=parsed.set & ~clear | add)
-        elif option in PROPAGATION:
-            parsed = parsed._replace(propagation=(*parsed.propagation, PROPAGATION[option]))
-        elif option.startswith("r") and option[1:] in ATTRIBUTES:
-            clear, add = ATTRIBUTES[option[1:]]
-            parsed = parsed._replace(
-                recursive_clear=parsed.recursive_clear & ~add | clear,
-                recursive_set=parsed.recursive_set & ~clear | add,
-            )
-        elif option not in _OWN_OPTIONS:
-            parsed = parsed._replace(data=(*parsed.data, option))
-    asked = {name: name in options for name in ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")}
-    return parsed._replace(**asked)  # type: ignore[arg-type]  # the names are those of flags
 
 
 # The creator's part: what only it may reach
@@ -317,9 +243,12 @@ def _cgroup_tree(fstype: str, controller: str, place: str, options: MountOptions
 def enter(root: Tree, no_pivot: bool) -> Plan[None]:
     """Make the rootfs the root of this process, and the host's root unreachable."""
     yield Step(mount, (None, "/", None, MS_REC | MS_SLAVE), "nothing that is mounted here shall appear on the host")
-    yield Step(
-        move_mount, (root.descriptor, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), "put the rootfs over the root"
-    )
+    arguments = (root.descriptor, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+    yield Step(move_mount, arguments, "put the rootfs over the root")
+    yield from _change_root(root, no_pivot)
+
+
+def _change_root(root: Tree, no_pivot: bool) -> Plan[None]:
     yield Step(os.fchdir, (root.descriptor,), "stand in it: the path / still means the host's root")
     if no_pivot:
         yield Step(os.chroot, (".",), "the caller asks for no pivot_root: the host's root stays mounted below this one")
@@ -328,6 +257,27 @@ def enter(root: Tree, no_pivot: bool) -> Plan[None]:
     yield Step(pivot_root, (".", "."), "make it the root, with the old root stacked on it: pivot_root(2), NOTES")
     yield Step(umount, (".", MNT_DETACH), "let go of the old root: from here on the host's files cannot be named")
     yield Step(os.chdir, ("/",), "stand in the new root")
+
+
+def enter_with_hooks(
+    root: Tree, path: str, no_pivot: bool, spec: Spec, trees: Iterable[Tree], hooks: Plan[None]
+) -> Plan[None]:
+    """`enter` and `furnish` for a container whose hooks want to see it whole, at its own path, before the host is gone.
+
+    It is furnished from a chroot, so that an image's links lead nowhere else; no link of /proc is followed meanwhile.
+    """
+    yield Step(mount, (None, "/", None, MS_REC | MS_SLAVE), "nothing that is mounted here shall appear on the host")
+    why = "hooks find the rootfs at its path on the host"
+    yield Step(move_mount, (root.descriptor, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH), why)
+    host = yield Step(os.open, ("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), "the way back, for the hooks")
+    yield Step(os.fchdir, (root.descriptor,), "stand in the rootfs")
+    yield Step(os.chroot, (".",), "for a while: what the mounts and devices are called is resolved inside it")
+    yield from furnish(spec, trees)
+    yield Step(os.fchdir, (host,), "back to the host's root")
+    yield Step(os.chroot, (".",), "where the programs of hooks are")
+    os.close(host)
+    yield from hooks
+    yield from _change_root(root, no_pivot)
 
 
 # The child's part, in the new root
@@ -366,7 +316,16 @@ def attach(descriptor: int, destination: str, directory: bool, fstype: str) -> N
     _refuse_proc(destination, fstype)
     make_target(destination, directory)
     # A last link is followed: the root of this process confines it.
-    move_mount(descriptor, "", AT_FDCWD, destination, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS)
+    target = _open_path(destination)
+    try:
+        move_mount(descriptor, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+    finally:
+        os.close(target)
+
+
+def _open_path(path: str, flags: int = 0) -> int:
+    """Where a path leads inside the root of this process: never by /proc/PID/root and its kin, which lead out of it."""
+    return openat2(AT_FDCWD, path, os.O_PATH | os.O_CLOEXEC | flags, resolve=RESOLVE_NO_MAGICLINKS)
 
 
 def _refuse_proc(destination: str, fstype: str) -> None:
@@ -382,19 +341,31 @@ def _refuse_proc(destination: str, fstype: str) -> None:
 def make_target(path: str, directory: bool, depth: int = 40) -> None:
     """Make a mount point, also behind dangling links and missing parents."""
     try:
-        os.stat(path)
+        os.close(_open_path(path))
         return
     except FileNotFoundError:
-        parent = os.path.dirname(path.rstrip("/")) or "/"
+        parent, name = os.path.split(path.rstrip("/"))
     if depth == 0:
         raise Error(f"{path}: too many levels of symbolic links")
-    make_target(parent, True, depth - 1)
-    if os.path.islink(path):
-        make_target(os.path.join(parent, os.readlink(path)), directory, depth - 1)
-    elif directory:
-        os.mkdir(path, 0o755)
-    else:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    make_target(parent or "/", True, depth - 1)
+    within = _open_path(parent or "/", os.O_DIRECTORY)
+    try:
+        leads = _link(name, within)
+        if leads is not None:
+            make_target(os.path.join(parent or "/", leads), directory, depth - 1)
+        elif directory:
+            os.mkdir(name, 0o755, dir_fd=within)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=within))
+    finally:
+        os.close(within)
+
+
+def _link(name: str, within: int) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=within)
+    except OSError:  # nothing, or no link
+        return None
 
 
 def make_readonly(path: str) -> None:
@@ -464,24 +435,36 @@ def _dev(spec: Spec) -> Plan[None]:
 
 
 def make_device(device: Device) -> None:
-    make_target(os.path.dirname(device.path), True)
+    parent, name = os.path.split(device.path)
+    make_target(parent, True)
     mode = _DEVICE_KINDS[device.type] | (0o666 if device.file_mode is None else device.file_mode & 0o7777)
+    within = _open_path(parent, os.O_DIRECTORY)
     try:
-        mknod(device.path, mode, device.major, device.minor)
+        os.mknod(name, mode, os.makedev(device.major, device.minor), dir_fd=within)
     except FileExistsError:  # another container of this rootfs has made it
-        if os.lstat(device.path).st_rdev != os.makedev(device.major, device.minor):
+        if os.lstat(name, dir_fd=within).st_rdev != os.makedev(device.major, device.minor):
             raise
-    if device.uid or device.gid:
-        os.chown(device.path, device.uid or 0, device.gid or 0, follow_symlinks=False)
+    else:
+        if device.uid or device.gid:
+            os.chown(name, device.uid or 0, device.gid or 0, dir_fd=within, follow_symlinks=False)
+    finally:
+        os.close(within)
 
 
 def make_link(target: str, path: str) -> None:
-    if not os.path.lexists(path):
-        make_target(os.path.dirname(path), True)
-        os.symlink(target, path)
-    elif path == "/dev/ptmx" and not os.path.islink(path):  # a node from an image would open the host's instance
-        os.unlink(path)
-        os.symlink(target, path)
+    parent, name = os.path.split(path)
+    make_target(parent, True)
+    within = _open_path(parent, os.O_DIRECTORY)
+    try:
+        if _link(name, within) is not None:
+            return
+        if path == "/dev/ptmx":  # a node from an image would open the host's instance
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=within)
+        with suppress(FileExistsError):
+            os.symlink(target, name, dir_fd=within)
+    finally:
+        os.close(within)
 
 
 def copy_up(descriptor: int, destination: str) -> None:
@@ -489,6 +472,8 @@ def copy_up(descriptor: int, destination: str) -> None:
     import shutil  # costs 10 ms, and few containers ask for it; `_new_tree` has loaded it, as the host is gone here
 
     os.fchdir(descriptor)
+    with suppress(FileNotFoundError):
+        os.close(_open_path(destination))  # which follows no link out of the rootfs, or fails
     if os.path.isdir(destination):
         shutil.copytree(destination, ".", symlinks=True, dirs_exist_ok=True)
     os.chdir("/")

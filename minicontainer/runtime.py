@@ -9,7 +9,7 @@ import fcntl
 import os
 import resource
 import signal as signals
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import cgroups, checks, files, init, rootfs, seccomp, states
@@ -24,15 +24,16 @@ from minicontainer.linux.flags import (
     CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
+    CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
     MOUNT_ATTR_IDMAP,
 )
 from minicontainer.linux.syscalls import clone3, mount_setattr
-from minicontainer.oci.runtime import IdMapping, Process, Rlimit, Seccomp, Spec, State, Status
+from minicontainer.oci.runtime import Hook, IdMapping, Process, Rlimit, Seccomp, Spec, State, Status
 from minicontainer.operations import delete as delete
 from minicontainer.operations import kill as kill
-from minicontainer.operations import live, remove_cgroups
+from minicontainer.operations import live, poststop, remove_cgroups
 from minicontainer.operations import oom_kills as oom_kills
 from minicontainer.operations import pause as pause
 from minicontainer.operations import resume as resume
@@ -53,6 +54,7 @@ NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
     "ipc": (CLONE_NEWIPC, "ipc"),
     "uts": (CLONE_NEWUTS, "uts"),
     "cgroup": (CLONE_NEWCGROUP, "cgroup"),
+    "time": (CLONE_NEWTIME, "time"),
 }  # fmt: skip
 
 
@@ -63,6 +65,7 @@ class Caller(NamedTuple):
     console_socket: str | int | None = None
     pid_file: str | None = None
     preserve_fds: int = 0
+    listen_fds: int = 0
     no_pivot: bool = False
     no_new_keyring: bool = False
     parent_death_signal: int = 0
@@ -113,6 +116,8 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
         undo.callback(files.remove_tree, directory)
         found = cgroups.hierarchies()
         state = states.new_state(spec, container_id, bundle, found)
+        if state.hooks:
+            undo.callback(poststop, spec.hooks, state)
         states.write_state(directory, state)
         files.write(f"{directory}/{states.CONFIG}", text)
         undo.callback(remove_cgroups, state)
@@ -138,27 +143,76 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
         version2=set(state.cgroups) == {cgroups.UNIFIED},
         private=spec.linux.namespace("cgroup") is not None,
     )
-    child = _child(opened, root, spec.process, spec.linux.seccomp, pipes, caller)
-    new = sum(NAMESPACES[namespace.type][0] for namespace in spec.linux.namespaces if not namespace.path)
+    child = _child(opened, root, spec.process, spec, pipes, caller)
+    born = [namespace.type for namespace in spec.linux.namespaces if not namespace.path]
+    new = sum(NAMESPACES[kind][0] for kind in born if kind != "time")
     child = child._replace(
         mapped=bool(new & CLONE_NEWUSER), keyring="" if caller.no_new_keyring else f"_ses.{state.id}"
     )
+    hooked = hosted(spec, state)
     joins = joins_by_path(opened, spec)
     into = _version2_descriptor(opened, state)
     later = CLONE_NEWCGROUP | (CLONE_NEWIPC if child.mapped else 0)  # `init` unshares these when their time has come
-    pid = run(clone(new & ~later, joins, into), caller.explain)
+    pid = run(clone(new & ~later, joins, into, clocks(spec)), caller.explain)
     if pid == 0:
         _let_go_of(link)
-        init.first(child, init.House(spec, tree, bound, view, caller.no_pivot))
+        init.first(child, init.House(spec, tree, bound, view, caller.no_pivot, hooked))
     undo.callback(_end, pid)
     opened.close(pipes.orders)
     opened.close(pipes.report)
     with _last_words(link.report):
         run(settle(pid, spec, state, child.mapped, bound, link), caller.explain)
-    said = read_all(link.report)
+    said = _hear(link, pid, spec, state, caller)
     if said != init.READY:
         raise told(said)
     return pid
+
+
+def _hear(link: init.Pipes, pid: int, spec: Spec, state: State, caller: Caller) -> bytes:
+    """The last words of the child; what it waits for before them is done for it."""
+    said = b""
+    while part := os.read(link.report, 1 << 16):
+        if part == init.HOOKS:
+            run(host_hooks(spec, state, pid, link), caller.explain)
+        elif part.startswith(init.LISTENER) and spec.linux.seccomp is not None:
+            run(_agent(pid, int(part[len(init.LISTENER) :]), spec.linux.seccomp, state, link), caller.explain)
+        else:
+            said += part
+    return said
+
+
+def _agent(pid: int, number: int, profile: Seccomp, state: State, link: init.Pipes) -> Plan[None]:
+    from minicontainer import notify  # few profiles have a listener
+
+    arguments = (pid, number, profile, state, state.status)
+    yield Step(notify.hand_over, arguments, "an agent answers for the kernel what the profile leaves to it")
+    yield Step(os.write, (link.orders, init.HANDED), "the child may go on")
+
+
+def hosted(spec: Spec, state: State) -> init.Hosted | None:
+    """The hooks that the child runs, ready to be run: it cannot load what they need."""
+    if not any((*spec.hooks[:4],)):
+        return None
+    from minicontainer import hooks  # few containers have any
+
+    def inside(kind: str, given: tuple[Hook, ...], status: Status, directory: str) -> Callable[[], Plan[None]]:
+        return lambda: hooks.steps(kind, given, state, status, os.getpid(), directory)
+
+    create, start = spec.hooks.create_container, spec.hooks.start_container
+    return init.Hosted(
+        path=state.rootfs,
+        create_container=inside("createContainer", create, Status.CREATING, state.bundle),
+        start_container=inside("startContainer", start, Status.CREATED, "/"),
+    )
+
+
+def host_hooks(spec: Spec, state: State, pid: int, link: init.Pipes) -> Plan[None]:
+    """Those of the host: prestart first, since it is older; the child waits with its mounts in place."""
+    from minicontainer import hooks  # loaded already: see above
+
+    for kind, given in (("prestart", spec.hooks.prestart), ("createRuntime", spec.hooks.create_runtime)):
+        yield from hooks.steps(kind, given, state, Status.CREATING, pid, state.bundle)
+    yield Step(os.write, (link.orders, init.HOOKED), "the child may go on")
 
 
 def _pipes(opened: Descriptors) -> tuple[init.Pipes, init.Pipes]:
@@ -190,7 +244,7 @@ def _waiting_place(opened: Descriptors, pipes: init.Pipes, directory: str) -> in
 
 
 def _child(
-    opened: Descriptors, root: str, process: Process, profile: Seccomp | None, pipes: init.Pipes, caller: Caller
+    opened: Descriptors, root: str, process: Process, spec: Spec, pipes: init.Pipes, caller: Caller
 ) -> init.Child:
     return init.Child(
         process=process,
@@ -199,12 +253,29 @@ def _child(
         stdio=caller.stdio,
         console=_console(opened, caller.console_socket),
         preserve_fds=caller.preserve_fds,
+        listen_fds=caller.listen_fds,
         parent_death_signal=caller.parent_death_signal,
-        filter=profile
-        and init.Filter(seccomp.program(profile, f"{root}/{states.FILTERS}"), seccomp.load_flags(profile)),
+        filter=filter_of(spec.linux.seccomp, f"{root}/{states.FILTERS}"),
         last_capability=procfs.cap_last_cap(),
+        scheduling=scheduling_of(process, spec),
         explain=caller.explain and _explain_of_child(opened, caller.explain),
     )
+
+
+def filter_of(profile: Seccomp | None, cache: str) -> init.Filter | None:
+    if profile is None:
+        return None
+    notifies = seccomp.notifies(profile)
+    return init.Filter(seccomp.program(profile, cache), seccomp.load_flags(profile), notifies)
+
+
+def scheduling_of(process: Process, spec: Spec) -> "Callable[[], Plan[None]] | None":
+    asked, domain = (process.scheduler, process.io_priority), spec.linux.personality
+    if (*asked, domain) == (None, None, None):
+        return None
+    from minicontainer import scheduling  # few containers ask for any of it
+
+    return lambda: scheduling.steps(process, domain)
 
 
 def _explain_of_child(opened: Descriptors, explain: Explain) -> Explain:
@@ -241,10 +312,18 @@ def _version2_descriptor(opened: Descriptors, state: State) -> int:
     return opened.add(os.open(state.cgroups[cgroups.UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def clone(new: int, joins: list[init.Join], into: int) -> Plan[int]:
-    if joins:
+def clocks(spec: Spec) -> str | None:
+    """What is written to timens_offsets of a new time namespace; None without one: time_namespaces(7)."""
+    namespace = spec.linux.namespace("time")
+    if namespace is None or namespace.path:
+        return None
+    return "".join(f"{name} {by.secs} {by.nanosecs}\n" for name, by in spec.linux.time_offsets.items())
+
+
+def clone(new: int, joins: list[init.Join], into: int, offsets: str | None = None) -> Plan[int]:
+    if joins or offsets is not None:
         why = "a child in namespaces that exist: by a helper, as one is born into a pid namespace"
-        pid = yield Step(init.clone_joined, (tuple(joins), new, into), why)
+        pid = yield Step(init.clone_joined, (tuple(joins), new, into, offsets), why)
     else:
         pid = yield Step(clone3, (new, into), "a child that is born into namespaces of its own, all at once")
     return int(pid)
@@ -278,18 +357,26 @@ def _map(mappings: Iterable[IdMapping]) -> str:
 
 
 def _map_trees(pid: int, spec: Spec, bound: Iterable[rootfs.Tree]) -> Plan[None]:
-    asked = {mount.destination for mount in spec.mounts if mount.uid_mappings}
-    trees = [tree for tree in bound if tree.destination in asked or tree.options.idmap or tree.options.ridmap]
+    given = {mount.destination: (mount.uid_mappings, mount.gid_mappings) for mount in spec.mounts if mount.uid_mappings}
+    trees = [tree for tree in bound if tree.destination in given or tree.options.idmap or tree.options.ridmap]
     if not trees:
         return
-    if spec.linux.namespace("user") is None:
-        raise Error(f"the mount {trees[0].destination} is to be id-mapped, and there is no user namespace to map by")
-    descriptor = yield Step(os.open, (f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC), "the container's id mapping")
+    container = (spec.linux.uid_mappings, spec.linux.gid_mappings)
+    why = "the container's id mapping"
     for tree in trees:
+        mappings = given.get(tree.destination, container)
+        if mappings == container and spec.linux.namespace("user") is not None:
+            namespace = yield Step(os.open, (f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC), why)
+        elif mappings == ((), ()):
+            raise Error(f"the mount {tree.destination} is to be id-mapped, and there is no user namespace to map by")
+        else:
+            from minicontainer import idmaps  # few mounts have ids of their own
+
+            namespace = yield Step(idmaps.user_namespace, mappings, "a user namespace for the ids of one mount alone")
         flags = AT_EMPTY_PATH | (AT_RECURSIVE if tree.options.ridmap else 0)
-        arguments = (tree.descriptor, "", flags, MOUNT_ATTR_IDMAP, 0, 0, descriptor)
-        yield Step(mount_setattr, arguments, f"files of {tree.destination} have the container's ids")
-    os.close(descriptor)
+        arguments = (tree.descriptor, "", flags, MOUNT_ATTR_IDMAP, 0, 0, namespace)
+        yield Step(mount_setattr, arguments, f"files of {tree.destination} have the ids that are mapped to theirs")
+        os.close(namespace)
 
 
 def _raise_limits(pid: int, limits: Iterable[Rlimit]) -> Plan[None]:
@@ -336,7 +423,8 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
     _, spec = states.read_spec(f"{root}/{container_id}/{states.CONFIG}")
     with ExitStack() as undo, Descriptors() as opened:
         pipes, link = _pipes(opened)
-        child = _child(opened, root, process, spec.linux.seccomp, pipes, caller)
+        child = _child(opened, root, process, spec, pipes, caller)
+        child = child._replace(affinity=_affinity(process))
         joins = [_join_process(opened, current)]
         pid = run(clone(0, joins, _version2_descriptor(opened, current)), caller.explain)
         if pid == 0:
@@ -347,12 +435,25 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         opened.close(pipes.report)
         with _last_words(link.report):
             run(_admit(pid, process, current, link), caller.explain)
-        if said := read_all(link.report):
+        if said := _hear(link, pid, spec, current, caller):
             raise told(said)
         if caller.pid_file:
             files.write(caller.pid_file, str(pid).encode(), mode=0o644)
         undo.pop_all()
     return pid
+
+
+def _affinity(process: Process) -> tuple[Step, ...]:
+    if process.exec_cpu_affinity is None:
+        return ()
+    from minicontainer import scheduling  # few processes ask for it
+
+    initial, final = process.exec_cpu_affinity
+    every = ",".join(map(str, os.sched_getaffinity(0)))
+    return (
+        Step(scheduling.run_on, (initial or every,), "the CPUs it runs on before it is in the container's cgroup"),
+        Step(scheduling.run_on, (final or initial or every,), "and those from then on"),
+    )
 
 
 def _join_process(opened: Descriptors, current: State) -> init.Join:

@@ -12,8 +12,10 @@ from minicontainer import files
 from minicontainer.errors import Error
 from minicontainer.linux.flags import (
     SECCOMP_FILTER_FLAG_LOG,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
     SECCOMP_FILTER_FLAG_SPEC_ALLOW,
     SECCOMP_FILTER_FLAG_TSYNC,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 )
 from minicontainer.oci.runtime import Seccomp, SeccompArgument, SeccompRule
 from minicontainer.values import Any
@@ -22,6 +24,7 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": SECCOMP_FILTER_FLAG_TSYNC,
     "SECCOMP_FILTER_FLAG_LOG": SECCOMP_FILTER_FLAG_LOG,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 }  # fmt: skip
 ARCHITECTURES = {
     "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
@@ -75,6 +78,8 @@ ALLOWED = tuple(
 _NAMESPACES = 0x7E020000
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _AF_VSOCK = 40
+NOTIFY = "SCMP_ACT_NOTIFY"
+_ACT_NOTIFY = 0x7FC00000  # seccomp.h, which pyseccomp may not name
 _UNKNOWN = -1  # __NR_SCMP_ERROR of seccomp.h
 _X32_BIT = 0x40000000  # __X32_SYSCALL_BIT of asm/unistd.h
 _RET_ERRNO = 0x00050000  # SECCOMP_RET_ERRNO of linux/seccomp.h
@@ -123,12 +128,32 @@ def program(profile: Seccomp, directory: str) -> bytes:
     return compiled
 
 
+def notifies(profile: Seccomp) -> bool:
+    """Whether an agent is to answer for the kernel.
+
+    Raises:
+        Error: there is no way to it, or it would have to let the runtime tell of it first.
+    """
+    names = {name for rule in profile.syscalls if rule.action == NOTIFY for name in rule.names}
+    if profile.default_action == NOTIFY or "write" in names:
+        raise Error(f"linux.seccomp: {NOTIFY} cannot be for the default action nor for write, by which it is set up")
+    if not names:
+        return False
+    if not profile.listener_path:
+        raise Error(f"linux.seccomp: {NOTIFY} needs listenerPath, the socket of an agent")
+    return True
+
+
 def load_flags(profile: Seccomp) -> int:
     """The flags of seccomp(2) that the profile names."""
     unknown = set(profile.flags) - set(FLAGS)
     if unknown:
         raise Error(f"linux.seccomp.flags: {', '.join(sorted(unknown))} is not supported by this runtime")
-    return sum(FLAGS[name] for name in set(profile.flags))
+    flags = sum(FLAGS[name] for name in set(profile.flags))
+    if not notifies(profile):
+        return flags & ~SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV  # it is of a listener, and refused without one
+    # One thread: nothing to synchronise, and the kernel refuses both at once.
+    return flags & ~SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_NEW_LISTENER
 
 
 def compile_profile(profile: Seccomp) -> bytes:
@@ -211,6 +236,7 @@ def _action(pyseccomp: Any, name: str, errno_ret: int | None) -> int:
         "SCMP_ACT_LOG": pyseccomp.LOG,
         "SCMP_ACT_TRACE": pyseccomp.TRACE(number),
         "SCMP_ACT_TRAP": pyseccomp.TRAP,
+        NOTIFY: _ACT_NOTIFY,
     }
     if name not in known:
         raise Error(f"linux.seccomp: the action {name} is not supported by this runtime")

@@ -73,6 +73,7 @@ def new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarc
         created=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z",
         cgroups=groups,
         cgroup_parents=cgroups.levels(path),
+        hooks=tuple(name for name in spec.hooks._fields if getattr(spec.hooks, name)),
     )
 
 

@@ -11,7 +11,8 @@ from minicontainer import runtime
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = (
-    "cat cut dd echo env false grep head hostname id ip kill ls mkdir mknod mount sh sleep stat stty touch true tty wc"
+    "cat cut dd echo env false grep head hostname id ip kill ls mkdir mknod mount readlink sh sleep stat stty touch "
+    "true tty wc"
 )
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n"
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID"]

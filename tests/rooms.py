@@ -60,7 +60,7 @@ class Room(NamedTuple):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
-            timeout=120,
+            timeout=60,
             check=False,
         )
         return Said(done.returncode, done.stdout.decode(errors="replace").replace("\r", ""))

@@ -14,8 +14,12 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_uint, c_uint32, c_
 from minicontainer.linux.flags import (
     BPF_CGROUP_DEVICE,
     BPF_F_ALLOW_MULTI,
+    BPF_F_REPLACE,
     BPF_PROG_ATTACH,
+    BPF_PROG_DETACH,
+    BPF_PROG_GET_FD_BY_ID,
     BPF_PROG_LOAD,
+    BPF_PROG_QUERY,
     BPF_PROG_TYPE_CGROUP_DEVICE,
     CLONE_INTO_CGROUP,
     CLONE_PARENT,
@@ -31,8 +35,8 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 
 # Numbers below 424 differ between machines, later ones do not: asm/unistd.h
 _OLDER = {
-    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "set_mempolicy": 238, "ioprio_set": 251},
-    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "set_mempolicy": 237, "ioprio_set": 30},
+    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "ioprio_set": 251, "sched_setattr": 314},
+    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "ioprio_set": 30, "sched_setattr": 274},
 }
 _NUMBERS = {
     **_OLDER.get(os.uname().machine, {}),
@@ -43,6 +47,7 @@ _NUMBERS = {
     "fsmount": 432,
     "clone3": 435,
     "openat2": 437,
+    "pidfd_getfd": 438,
     "mount_setattr": 442,
 }
 
@@ -255,6 +260,14 @@ def interface_up(name: str) -> None:
         os.close(descriptor)
 
 
+_pidfd_getfd = _number("pidfd_getfd", c_int, c_int, c_uint)
+
+
+def pidfd_getfd(pidfd: int, targetfd: int) -> int:
+    """pidfd_getfd(2): a copy of a descriptor of another process."""
+    return _check(_pidfd_getfd(pidfd, targetfd, 0), "pidfd_getfd")
+
+
 # Files
 
 _openat2 = _number("openat2", c_int, c_char_p, c_void_p, c_ulong)
@@ -272,11 +285,6 @@ _syncfs = _prototype("syncfs", c_int)
 def syncfs(fd: int) -> None:
     """syncfs(2)"""
     _check(_syncfs(fd))
-
-
-def mknod(path: str, mode: int, major: int, minor: int) -> None:
-    """mknod(2)"""
-    os.mknod(path, mode, os.makedev(major, minor))
 
 
 # Privileges
@@ -343,6 +351,33 @@ def keyctl_join_session_keyring(name: str) -> None:
     _check(_keyctl(KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name)), name)
 
 
+# Scheduling
+
+_sched_setattr = _number("sched_setattr", c_int, c_void_p, c_uint)
+_ioprio_set = _number("ioprio_set", c_int, c_int, c_int)
+_personality = _prototype("personality", c_ulong)
+_IOPRIO_WHO_PROCESS = 1
+
+
+def sched_setattr(
+    policy: int, flags: int = 0, nice: int = 0, priority: int = 0, runtime: int = 0, deadline: int = 0, period: int = 0
+) -> None:
+    """sched_setattr(2) of the calling process: struct sched_attr"""
+    attributes = struct.pack("=IIQiIQQQ", 48, policy, flags, nice, priority, runtime, deadline, period)
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    _check(_sched_setattr(0, ctypes.cast(buffer, c_void_p), 0), "sched_setattr")
+
+
+def ioprio_set(pid: int, ioprio: int) -> None:
+    """ioprio_set(2) of one process"""
+    _check(_ioprio_set(_IOPRIO_WHO_PROCESS, pid, ioprio), "ioprio_set")
+
+
+def personality(persona: int) -> None:
+    """personality(2)"""
+    _check(_personality(persona), "personality")
+
+
 # Device rules on cgroup version 2
 
 _bpf = _number("bpf", c_int, c_void_p, c_uint)
@@ -361,8 +396,33 @@ def bpf_load_device_program(program: bytes) -> int:
     return _check(_bpf(BPF_PROG_LOAD, ctypes.cast(attributes, c_void_p), ctypes.sizeof(attributes)), "device program")
 
 
-def bpf_attach_device_program(cgroup_fd: int, program_fd: int) -> None:
-    """bpf(2), BPF_PROG_ATTACH to a cgroup."""
-    attributes = (c_uint32 * 32)()
-    attributes[0:4] = [cgroup_fd, program_fd, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI]
-    _check(_bpf(BPF_PROG_ATTACH, ctypes.cast(attributes, c_void_p), ctypes.sizeof(attributes)), "device program")
+def bpf_attach_device_program(cgroup_fd: int, program_fd: int, replaced_fd: int = -1) -> None:
+    """bpf(2), BPF_PROG_ATTACH to a cgroup; with `replaced_fd` in place of that program, at once."""
+    flags = BPF_F_ALLOW_MULTI | (BPF_F_REPLACE if replaced_fd >= 0 else 0)
+    _bpf_words(BPF_PROG_ATTACH, cgroup_fd, program_fd, BPF_CGROUP_DEVICE, flags, max(replaced_fd, 0))
+
+
+def bpf_detach_device_program(cgroup_fd: int, program_fd: int) -> None:
+    """bpf(2), BPF_PROG_DETACH"""
+    _bpf_words(BPF_PROG_DETACH, cgroup_fd, program_fd, BPF_CGROUP_DEVICE)
+
+
+def bpf_device_programs(cgroup_fd: int) -> list[int]:
+    """bpf(2), BPF_PROG_QUERY and BPF_PROG_GET_FD_BY_ID: descriptors of the device programs attached to a cgroup."""
+    found = (c_uint32 * 64)()
+    address = ctypes.addressof(found)
+    # target_fd, attach_type, query_flags, attach_flags, prog_ids (an address), prog_cnt
+    answer = _bpf_words(BPF_PROG_QUERY, cgroup_fd, BPF_CGROUP_DEVICE, 0, 0, address & _LOW, address >> 32, len(found))
+    return [_bpf_descriptor(identity) for identity in found[: answer[6]]]
+
+
+def _bpf_descriptor(identity: int) -> int:
+    attributes = (c_uint32 * 32)(identity)
+    arguments = (ctypes.cast(attributes, c_void_p), ctypes.sizeof(attributes))
+    return _check(_bpf(BPF_PROG_GET_FD_BY_ID, *arguments), "device program")
+
+
+def _bpf_words(command: int, *words: int) -> Any:
+    attributes = (c_uint32 * 32)(*words)
+    _check(_bpf(command, ctypes.cast(attributes, c_void_p), ctypes.sizeof(attributes)), "device program")
+    return attributes

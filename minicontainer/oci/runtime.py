@@ -7,24 +7,11 @@ A field that is not honoured is refused by its name, unless it is empty and so a
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-from minicontainer.errors import Error
-from minicontainer.values import Any, NamedTuple, TypeVar
+from minicontainer.oci.fields import Parser, Unsupported, by_name, integer, list_of, parser, text, to_json
+from minicontainer.values import Any, NamedTuple
 
+__all__ = ["Unsupported", "to_json"]  # of `fields`: who reads a config.json needs them
 OCI_VERSION = "1.0.2"
-# Names that are not camelCase by the rule: field, JSON
-_ODD_NAMES = {
-    "container_id": "containerID",
-    "host_id": "hostID",
-    "disable_oom_killer": "disableOOMKiller",
-    "argument": "index",
-}
-_ODD_FIELDS = {name: field for field, name in _ODD_NAMES.items()}
-# Accepted and without effect, as with the other runtimes: the kernel no longer has what they set.
-_WITHOUT_EFFECT = {"linux.resources.memory.kernel", "linux.resources.memory.kernelTCP"}
-
-
-class Unsupported(Error):
-    """config.json asks for something that this runtime does not do."""
 
 
 class Status(StrEnum):
@@ -63,6 +50,32 @@ class ConsoleSize(NamedTuple):
     width: int
 
 
+class Scheduler(NamedTuple):
+    """How the kernel schedules it: sched_setattr(2)."""
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: tuple[str, ...] = ()
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+class IoPriority(NamedTuple):
+    """ioprio_set(2)"""
+
+    io_class: str
+    priority: int = 0
+
+
+class CpuAffinity(NamedTuple):
+    """On which CPUs `exec` runs it: before it is in the cgroup, and then."""
+
+    initial: str = ""
+    final: str = ""
+
+
 class Process(NamedTuple):
     args: tuple[str, ...]
     cwd: str = "/"
@@ -76,6 +89,9 @@ class Process(NamedTuple):
     oom_score_adj: int | None = None
     apparmor_profile: str = ""
     selinux_label: str = ""
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
+    exec_cpu_affinity: CpuAffinity | None = None
 
 
 class Root(NamedTuple):
@@ -121,6 +137,7 @@ class Memory(NamedTuple):
     swap: int | None = None
     swappiness: int | None = None
     disable_oom_killer: bool = False
+    check_before_update: bool = False
 
 
 class Cpu(NamedTuple):
@@ -128,6 +145,9 @@ class Cpu(NamedTuple):
     quota: int | None = None
     period: int | None = None
     burst: int | None = None
+    realtime_runtime: int | None = None
+    realtime_period: int | None = None
+    idle: int | None = None
     cpus: str = ""
     mems: str = ""
 
@@ -144,11 +164,58 @@ class DeviceRule(NamedTuple):
     access: str = "rwm"
 
 
+class WeightDevice(NamedTuple):
+    major: int
+    minor: int
+    weight: int | None = None
+    leaf_weight: int | None = None
+
+
+class ThrottleDevice(NamedTuple):
+    major: int
+    minor: int
+    rate: int
+
+
+class BlockIo(NamedTuple):
+    weight: int | None = None
+    leaf_weight: int | None = None
+    weight_device: tuple[WeightDevice, ...] = ()
+    throttle_read_bps_device: tuple[ThrottleDevice, ...] = ()
+    throttle_write_bps_device: tuple[ThrottleDevice, ...] = ()
+    throttle_read_iops_device: tuple[ThrottleDevice, ...] = ()
+    throttle_write_iops_device: tuple[ThrottleDevice, ...] = ()
+
+
+class HugepageLimit(NamedTuple):
+    page_size: str
+    limit: int
+
+
+class InterfacePriority(NamedTuple):
+    name: str
+    priority: int
+
+
+class Network(NamedTuple):
+    class_id: int | None = None
+    priorities: tuple[InterfacePriority, ...] = ()
+
+
+class Rdma(NamedTuple):
+    hca_handles: int | None = None
+    hca_objects: int | None = None
+
+
 class Resources(NamedTuple):
     memory: Memory = Memory()
     cpu: Cpu = Cpu()
     pids: Pids | None = None
     devices: tuple[DeviceRule, ...] = ()
+    block_io: BlockIo = BlockIo()
+    hugepage_limits: tuple[HugepageLimit, ...] = ()
+    network: Network = Network()
+    rdma: Mapping[str, Rdma] = {}
     unified: Mapping[str, str] = {}
 
 
@@ -172,6 +239,20 @@ class Seccomp(NamedTuple):
     architectures: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     syscalls: tuple[SeccompRule, ...] = ()
+    listener_path: str = ""
+    listener_metadata: str = ""
+
+
+class Personality(NamedTuple):
+    domain: str
+    flags: tuple[str, ...] = ()
+
+
+class TimeOffset(NamedTuple):
+    """What a clock of a time namespace is ahead of the host's: time_namespaces(7)."""
+
+    secs: int = 0
+    nanosecs: int = 0
 
 
 class Linux(NamedTuple):
@@ -187,9 +268,31 @@ class Linux(NamedTuple):
     seccomp: Seccomp | None = None
     sysctl: Mapping[str, str] = {}
     mount_label: str = ""
+    personality: Personality | None = None
+    time_offsets: Mapping[str, TimeOffset] = {}
 
     def namespace(self, kind: str) -> Namespace | None:
         return next((namespace for namespace in self.namespaces if namespace.type == kind), None)
+
+
+class Hook(NamedTuple):
+    """A program that the runtime runs at a point of the container's life; its state is on the standard input."""
+
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout: int | None = None
+
+
+class Hooks(NamedTuple):
+    """By the point of the life: config.md, POSIX-platform Hooks."""
+
+    prestart: tuple[Hook, ...] = ()
+    create_runtime: tuple[Hook, ...] = ()
+    create_container: tuple[Hook, ...] = ()
+    start_container: tuple[Hook, ...] = ()
+    poststart: tuple[Hook, ...] = ()
+    poststop: tuple[Hook, ...] = ()
 
 
 class Spec(NamedTuple):
@@ -202,6 +305,7 @@ class Spec(NamedTuple):
     domainname: str = ""
     mounts: tuple[Mount, ...] = ()
     annotations: Mapping[str, str] = {}
+    hooks: Hooks = Hooks()
     linux: Linux = Linux()
 
     @classmethod
@@ -224,24 +328,11 @@ class State(NamedTuple):
     start_time: int = 0
     cgroups: Mapping[str, str] = {}
     cgroup_parents: int = 0
+    hooks: tuple[str, ...] = ()  # the points of its life at which hooks run after `create`
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> "State":
         return _state(json, "")
-
-
-Value = TypeVar("Value", bound=tuple[Any, ...])
-Parser = Callable[[Any, str], Any]
-
-
-def to_json(value: Any) -> Any:
-    """The JSON of any of these values; what is empty is left out, since it asks for nothing."""
-    if isinstance(value, tuple):
-        if hasattr(value, "_fields"):
-            named = {_camel(name): getattr(value, name) for name in value._fields}
-            return {name: to_json(item) for name, item in named.items() if item not in (None, (), "", {})}
-        return [to_json(item) for item in value]
-    return value
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:
@@ -256,147 +347,96 @@ def process_from_json(json: Mapping[str, Any]) -> Process:
 
 
 def resources_from_json(json: Mapping[str, Any]) -> Resources:
+    """What `update` is given."""
     return _resources(json, "resources")
 
 
-def _camel(field: str) -> str:
-    if field in _ODD_NAMES:
-        return _ODD_NAMES[field]
-    first, *others = field.split("_")
-    return first + "".join(map(str.capitalize, others))
-
-
-def _snake(name: str) -> str:
-    if name in _ODD_FIELDS:
-        return _ODD_FIELDS[name]
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
-
-
-def _object(kind: type[Value], **parsers: Parser) -> Callable[[Any, str], Value]:
-    """A parser of a JSON object into `kind`: a field has a parser of its own or the plain type it is annotated with."""
-
-    def parse(json: Any, where: str) -> Value:
-        if not isinstance(json, dict):
-            raise Error(f"config.json: {where or 'the document'} must be an object, and is {json!r}")
-        fields = {}
-        for name, value in json.items():
-            field, place = _snake(name), f"{where}.{name}" if where else name
-            if value is None:
-                continue
-            if field in parsers:
-                fields[field] = parsers[field](value, place)
-            elif field in kind.__annotations__:
-                fields[field] = _plain(value, kind.__annotations__[field], place)
-            elif not _is_empty(value) and place not in _WITHOUT_EFFECT:
-                raise Unsupported(f"config.json: {place} is not supported by this runtime; try: remove it")
-        try:
-            return kind(**fields)
-        except TypeError:
-            missing = [_camel(name) for name in kind._fields if name not in fields and name not in kind._field_defaults]  # type: ignore[attr-defined]  # a bound of tuple hides NamedTuple's attributes
-            raise Error(f"config.json: {where or 'the document'} lacks {', '.join(missing)}") from None
-
-    return parse
-
-
-def _plain(value: Any, kind: Any, where: str) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise Error(f"config.json: {where} is {value!r}, which is not of the type {getattr(kind, '__name__', kind)}")
-    return value
-
-
-def _is_empty(value: Any) -> bool:
-    """An object or list of nothing but empty values asks for nothing."""
-    if isinstance(value, dict):
-        return all(map(_is_empty, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_empty, value))
-    return value in (None, "", 0, False)
-
-
-def _list(parse: Parser) -> Parser:
-    def parse_list(json: Any, where: str) -> tuple[Any, ...]:
-        if not isinstance(json, list):
-            raise Error(f"config.json: {where} must be a list, and is {json!r}")
-        return tuple(parse(value, f"{where}[{place}]") for place, value in enumerate(json))
-
-    return parse_list
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise Error(f"config.json: {where} must be a string without NUL, and is {value!r}")
-    return value
-
-
-def _integer(value: Any, where: str) -> int:
-    return int(_plain(value, int, where))
-
-
-def _texts_by_name(value: Any, where: str) -> Mapping[str, str]:
-    if not isinstance(value, dict):
-        raise Error(f"config.json: {where} must be an object, and is {value!r}")
-    return {_text(name, where): _text(text, f"{where}.{name}") for name, text in value.items()}
-
-
-_strings: Parser = _list(_text)
-_mappings: Parser = _list(_object(IdMapping))
-_capabilities = _object(
+_texts_by_name: Parser = by_name(text)
+_strings: Parser = list_of(text)
+_hooks: Parser = list_of(parser(Hook, path=text, args=_strings, env=_strings))
+_mappings: Parser = list_of(parser(IdMapping))
+_capabilities = parser(
     Capabilities, bounding=_strings, effective=_strings, permitted=_strings, inheritable=_strings, ambient=_strings
 )
-_process: Callable[[Any, str], Process] = _object(
+_process: Callable[[Any, str], Process] = parser(
     Process,
     args=_strings,
-    cwd=_text,
+    cwd=text,
     env=_strings,
-    console_size=_object(ConsoleSize),
-    user=_object(User, additional_gids=_list(_integer)),
+    console_size=parser(ConsoleSize),
+    user=parser(User, additional_gids=list_of(integer)),
     capabilities=_capabilities,
-    rlimits=_list(_object(Rlimit)),
+    rlimits=list_of(parser(Rlimit)),
+    scheduler=parser(Scheduler, flags=_strings),
+    io_priority=parser(IoPriority),
+    exec_cpu_affinity=parser(CpuAffinity),
 )
-_resources: Callable[[Any, str], Resources] = _object(
+_throttles: Parser = list_of(parser(ThrottleDevice))
+_resources: Callable[[Any, str], Resources] = parser(
     Resources,
-    memory=_object(Memory),
-    cpu=_object(Cpu),
-    pids=_object(Pids),
-    devices=_list(_object(DeviceRule)),
+    memory=parser(Memory),
+    cpu=parser(Cpu),
+    pids=parser(Pids),
+    devices=list_of(parser(DeviceRule)),
+    block_io=parser(
+        BlockIo,
+        weight_device=list_of(parser(WeightDevice)),
+        throttle_read_bps_device=_throttles,
+        throttle_write_bps_device=_throttles,
+        throttle_read_iops_device=_throttles,
+        throttle_write_iops_device=_throttles,
+    ),
+    hugepage_limits=list_of(parser(HugepageLimit)),
+    network=parser(Network, priorities=list_of(parser(InterfacePriority))),
+    rdma=by_name(parser(Rdma)),
     unified=_texts_by_name,
 )
-_seccomp = _object(
+_seccomp = parser(
     Seccomp,
     architectures=_strings,
     flags=_strings,
-    syscalls=_list(_object(SeccompRule, names=_strings, args=_list(_object(SeccompArgument)))),
+    syscalls=list_of(parser(SeccompRule, names=_strings, args=list_of(parser(SeccompArgument)))),
 )
-_linux = _object(
+_linux = parser(
     Linux,
-    namespaces=_list(_object(Namespace, path=_text)),
+    namespaces=list_of(parser(Namespace, path=text)),
     uid_mappings=_mappings,
     gid_mappings=_mappings,
-    devices=_list(_object(Device, path=_text)),
-    cgroups_path=_text,
+    devices=list_of(parser(Device, path=text)),
+    cgroups_path=text,
     resources=_resources,
     masked_paths=_strings,
     readonly_paths=_strings,
     seccomp=_seccomp,
     sysctl=_texts_by_name,
+    personality=parser(Personality, flags=_strings),
+    time_offsets=by_name(parser(TimeOffset)),
 )
-_spec: Callable[[Any, str], Spec] = _object(
+_spec: Callable[[Any, str], Spec] = parser(
     Spec,
     process=_process,
-    root=_object(Root, path=_text),
-    hostname=_text,
-    domainname=_text,
-    mounts=_list(
-        _object(
-            Mount, destination=_text, source=_text, options=_strings, uid_mappings=_mappings, gid_mappings=_mappings
-        )
+    root=parser(Root, path=text),
+    hostname=text,
+    domainname=text,
+    mounts=list_of(
+        parser(Mount, destination=text, source=text, options=_strings, uid_mappings=_mappings, gid_mappings=_mappings)
     ),
     annotations=_texts_by_name,
+    hooks=parser(
+        Hooks,
+        prestart=_hooks,
+        create_runtime=_hooks,
+        create_container=_hooks,
+        start_container=_hooks,
+        poststart=_hooks,
+        poststop=_hooks,
+    ),
     linux=_linux,
 )
-_state: Callable[[Any, str], State] = _object(
+_state: Callable[[Any, str], State] = parser(
     State,
     status=lambda value, _: Status(value),
     annotations=_texts_by_name,
     cgroups=_texts_by_name,
+    hooks=_strings,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cgroups, runtime
+from minicontainer import cgroups, devices, runtime
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
 from minicontainer.linux.syscalls import bpf_load_device_program
@@ -24,13 +24,13 @@ MIB = 1 << 20
 
 
 @contextmanager
-def group(resources: Resources, devices: bool = False) -> Iterator[dict[str, str]]:
+def group(resources: Resources, with_devices: bool = False) -> Iterator[dict[str, str]]:
     """A cgroup of this test's own, below a parent of its own."""
     path = f"minicontainer-tests-{os.getpid()}/one"
     found = cgroups.hierarchies()
     directories = cgroups.resolve(found, path)
     try:
-        run(cgroups.make(directories, resources, found.version2, devices))
+        run(cgroups.make(directories, resources, found.version2, with_devices))
         yield directories
     finally:
         cgroups.signal_all(directories, signal.SIGKILL)
@@ -123,7 +123,7 @@ def test_more_processes_than_allowed_are_refused() -> None:
 def test_devices_that_are_not_allowed_cannot_be_opened(tmp_path: Path) -> None:
     os.mknod(tmp_path / "null", 0o666 | 0o020000, os.makedev(1, 3))
     os.mknod(tmp_path / "mem", 0o666 | 0o020000, os.makedev(1, 1))
-    with group(Resources(), devices=True) as directories:
+    with group(Resources(), with_devices=True) as directories:
         assert _inside(directories, f"echo x > {tmp_path}/null") == 0
         assert _inside(directories, f"cat {tmp_path}/mem 2>/dev/null | head -c 1 | grep -q .") != 0
         assert _inside(directories, f": < {tmp_path}/mem") != 0
@@ -132,8 +132,8 @@ def test_devices_that_are_not_allowed_cannot_be_opened(tmp_path: Path) -> None:
 def test_the_kernel_takes_the_device_program() -> None:
     rules = (DeviceRule(allow=True, type="b", access="r"), DeviceRule(allow=False, type="a", access="w"))
     for resources in (Resources(), Resources(devices=rules), Resources(devices=(DeviceRule(allow=True),))):
-        os.close(bpf_load_device_program(cgroups.device_program(cgroups.device_rules(resources))))
-    os.close(bpf_load_device_program(cgroups.device_program(rules)))
+        os.close(bpf_load_device_program(devices.program(devices.rules_of(resources))))
+    os.close(bpf_load_device_program(devices.program(rules)))
 
 
 def test_a_task_s_group_holds_its_containers(tmp_path: Path) -> None:

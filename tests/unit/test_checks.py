@@ -25,8 +25,8 @@ def _without_mount(config: Json) -> None:
     _namespaces(config, "pid", "uts")
 
 
-def _time(config: Json) -> None:
-    config["linux"]["namespaces"].append({"type": "time"})
+def _space(config: Json) -> None:
+    config["linux"]["namespaces"].append({"type": "space"})
 
 
 def _twice(config: Json) -> None:
@@ -41,12 +41,9 @@ def _mapped_without_namespace(config: Json) -> None:
     config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 1, "size": 1}]
 
 
-def _foreign_mapping(config: Json) -> None:
-    bundles.user_namespace(config)
-    other = [{"containerID": 0, "hostID": 7, "size": 1}]
-    config["mounts"].append(
-        {"destination": "/v", "type": "bind", "source": "/", "uidMappings": other, "gidMappings": other}
-    )
+def _half_a_mapping(config: Json) -> None:
+    mapping = [{"containerID": 0, "hostID": 7, "size": 1}]
+    config["mounts"].append({"destination": "/v", "type": "bind", "source": "/", "uidMappings": mapping})
 
 
 def _in(*path: str, value: Any) -> Callable[[Json], None]:
@@ -61,11 +58,15 @@ def _in(*path: str, value: Any) -> Callable[[Json], None]:
 CASES: list[tuple[Callable[[Json], None], str]] = [
     (_without_uts, "need a uts namespace"),
     (_without_mount, "new mount namespace"),
-    (_time, "'time' is not supported"),
+    (_space, "'space' is not supported"),
+    (_in("linux", "timeOffsets", value={"boottime": {"secs": 1}}), "needs a new time namespace"),
+    (_in("linux", "personality", value={"domain": "LINUX64"}), "linux.personality.domain 'LINUX64'"),
+    (_in("linux", "personality", value={"domain": "LINUX", "flags": ["A"]}), "linux.personality.flags"),
+    (_in("process", "scheduler", value={"policy": "SCHED_LUCK"}), "process.scheduler.policy 'SCHED_LUCK'"),
     (_twice, "names one kind twice"),
     (_unmapped, "needs linux.uidMappings"),
     (_mapped_without_namespace, "need a user namespace"),
-    (_foreign_mapping, "/v has id mappings other than"),
+    (_half_a_mapping, "/v needs both uidMappings and gidMappings"),
     (_in("process", "args", value=[]), "process.args is empty"),
     (_in("process", "cwd", value="here"), "'here' is not an absolute path"),
     (_in("process", "terminal", value=True), "try: --console-socket"),

@@ -18,7 +18,8 @@ ALLOWED = {
 CLOSURE = [
     *("runtime_cli", "runtime", "states", "init", "sealing", "rootfs", "cgroups", "checks", "seccomp", "plan"),
     *("oci.runtime", "linux.syscalls", "linux.flags", "linux.procfs", "linux.processes", "files", "errors"),
-    *("values", "json_documents", "last_words", "operations"),
+    *("values", "json_documents", "last_words", "operations", "oci.fields", "resources", "devices", "program"),
+    "mount_options",
 ]
 # What the allowed ones bring along on CPython 3.11 to 3.13; a further one costs every start.
 BROUGHT = {

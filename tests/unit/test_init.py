@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import init, last_words
+from minicontainer import init, last_words, program
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
 from minicontainer.oci.runtime import Process, Rlimit, User
 
@@ -25,29 +25,29 @@ def binaries(tmp_path: Path) -> Path:
 
 def test_a_program_is_found_along_path(binaries: Path) -> None:
     environment = {"PATH": f"/nowhere:{binaries}"}
-    assert init.find_program(("runs", "-x"), environment) == f"{binaries}/runs"
-    assert init.find_program((f"{binaries}/runs",), {}) == f"{binaries}/runs"
+    assert program.find_program(("runs", "-x"), environment) == f"{binaries}/runs"
+    assert program.find_program((f"{binaries}/runs",), {}) == f"{binaries}/runs"
     for name in ("reads", "folder", "absent"):
         with pytest.raises(CommandNotFound, match=r"executable file not found in \$PATH"):
-            init.find_program((name,), environment)
+            program.find_program((name,), environment)
 
 
 def test_the_texts_are_those_that_clients_know(binaries: Path) -> None:
     with pytest.raises(CommandNotFound, match='exec: "/no/such": stat /no/such: no such file or directory'):
-        init.find_program(("/no/such",), {})
+        program.find_program(("/no/such",), {})
     with pytest.raises(CommandNotExecutable, match='reads": permission denied'):
-        init.find_program((f"{binaries}/reads",), {})
+        program.find_program((f"{binaries}/reads",), {})
     with pytest.raises(CommandNotExecutable, match="is a directory"):
-        init.find_program((f"{binaries}/folder",), {})
+        program.find_program((f"{binaries}/folder",), {})
     with pytest.raises(Error, match="args is empty"):
-        init.find_program((), {})
+        program.find_program((), {})
 
 
 def test_the_environment_is_that_of_the_spec_and_a_home() -> None:
     process = Process(args=("a",), env=("A=1", "B=x=y", "broken", "A=2"), user=User(uid=0))
-    assert init.environment_of(process) == {"A": "2", "B": "x=y", "HOME": "/root"}
-    assert init.environment_of(process._replace(env=("HOME=/here",)))["HOME"] == "/here"
-    assert init.environment_of(process._replace(user=User(uid=4_000_000)))["HOME"] == "/"
+    assert program.environment_of(process) == {"A": "2", "B": "x=y", "HOME": "/root"}
+    assert program.environment_of(process._replace(env=("HOME=/here",)))["HOME"] == "/here"
+    assert program.environment_of(process._replace(user=User(uid=4_000_000)))["HOME"] == "/"
 
 
 def test_capabilities_as_bits() -> None:
@@ -114,7 +114,7 @@ def test_the_child_ends_when_its_creator_is_gone() -> None:
 def test_a_working_directory_that_is_missing_is_made(tmp_path: Path) -> None:
     here = os.getcwd()
     try:
-        assert init.enter_directory(str(tmp_path / "new/place"), True, False)
+        assert program.enter_directory(str(tmp_path / "new/place"), True, False)
         assert os.getcwd() == str(tmp_path / "new/place")
     finally:
         os.chdir(here)

@@ -13,23 +13,25 @@ ROOT = Path(__file__).parents[2]
 
 MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags file_modes",
-    1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference oci/runtime plan "
-    "archives credentials arguments dockerfile live_view cache_mounts remotes",
-    2: "linux/nftables logs overlays linux/processes oci/image containers cgroups seccomp rootfs checks sealing "
-    "context tar changesets registry_users",
-    3: "agent_socket store layers states init bundle ports run_options copying stages settings",
-    4: "build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs operations reports "
-    "image_archives distribution registry_server",
-    5: "runtime layer_workers transfers bars",
-    6: "snapshots inspection runtime_cli supervisor registry",
-    7: "images build_cache build_outputs runtime_main",
-    8: "engine",
-    9: "build_storage workbench explain foreground image_commands spawner registry_commands",
-    10: "build_contexts build_copies container_commands",
-    11: "build_runs",
-    12: "build_steps",
-    13: "build",
-    14: "build_command cli",
+    1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference plan archives "
+    "credentials arguments dockerfile live_view cache_mounts remotes oci/fields mount_options",
+    2: "oci/runtime linux/nftables logs linux/processes oci/image containers sealing context tar changesets "
+    "registry_users",
+    3: "overlays seccomp rootfs agent_socket store layers bundle ports run_options copying stages settings "
+    "resources devices hooks program scheduling",
+    4: "checks cgroups init build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs "
+    "reports image_archives distribution registry_server notify",
+    5: "states layer_workers transfers bars idmaps",
+    6: "operations snapshots registry",
+    7: "runtime images build_cache build_outputs",
+    8: "inspection runtime_cli supervisor",
+    9: "runtime_main engine registry_commands",
+    10: "build_storage workbench explain foreground image_commands spawner",
+    11: "build_contexts build_copies container_commands",
+    12: "build_runs",
+    13: "build_steps",
+    14: "build cli",
+    15: "build_command",
 }
 MINIECS = {
     0: "errors terminal journal tables census",

@@ -76,10 +76,9 @@ def test_names_that_are_not_camel_case_by_the_rule() -> None:
 @pytest.mark.parametrize(
     ("edit", "named"),
     [
-        ({"hooks": {"prestart": [{"path": "/x"}]}}, "hooks"),
         ({"linux": {"intelRdt": {"closID": "a"}}}, "linux.intelRdt"),
-        ({"linux": {"resources": {"blockIO": {"weight": 10}}}}, "linux.resources.blockIO"),
-        ({"process": {"args": ["a"], "scheduler": {"policy": "SCHED_IDLE"}}}, "process.scheduler"),
+        ({"linux": {"netDevices": {"eth0": {"name": "net0"}}}}, "linux.netDevices"),
+        ({"vm": {"kernel": {"path": "/x"}}}, "vm"),
         ({"solaris": {"anet": [{"linkname": "net0"}]}}, "solaris"),
     ],
 )
@@ -90,7 +89,7 @@ def test_a_field_that_is_not_honoured_is_refused_by_name(edit: dict[str, Any], n
 
 @pytest.mark.parametrize("empty", [{}, [], None, "", 0, False, {"prestart": []}, {"a": {"b": None}}])
 def test_an_empty_field_asks_for_nothing(empty: object) -> None:
-    Spec.from_json(bundles.config("true") | {"hooks": empty})
+    Spec.from_json(bundles.config("true") | {"vm": empty})
 
 
 def test_fields_without_effect_are_accepted() -> None:

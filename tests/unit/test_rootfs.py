@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer import rootfs
+from minicontainer import mount_options, rootfs
 from minicontainer.errors import Error
 from minicontainer.linux.flags import (
     MOUNT_ATTR__ATIME,
@@ -54,7 +54,11 @@ def test_propagation_data_and_our_own_words() -> None:
     assert parsed.bind and parsed.ridmap and not parsed.idmap
 
 
-@given(st.lists(st.sampled_from([*rootfs.ATTRIBUTES, *(f"r{name}" for name in rootfs.ATTRIBUTES)])).map(tuple))
+@given(
+    st.lists(st.sampled_from([*mount_options.ATTRIBUTES, *(f"r{name}" for name in mount_options.ATTRIBUTES)])).map(
+        tuple
+    )
+)
 def test_no_attribute_is_both_set_and_cleared_but_the_time_field(options: tuple[str, ...]) -> None:
     parsed = parse_options(options)
     assert parsed.set & parsed.clear & ~MOUNT_ATTR__ATIME == 0

@@ -9,6 +9,7 @@ import pytest
 
 from minicontainer import seccomp
 from minicontainer.errors import Error
+from minicontainer.linux.flags import SECCOMP_FILTER_FLAG_NEW_LISTENER
 from minicontainer.oci.runtime import Seccomp, SeccompArgument, SeccompRule
 
 X86_64, I386 = pyseccomp.Arch.X86_64, pyseccomp.Arch.X86
@@ -143,7 +144,7 @@ def test_a_rule_that_repeats_the_default_and_an_unknown_name_are_left_out() -> N
 @pytest.mark.parametrize(
     ("profile", "text"),
     [
-        (Seccomp(default_action="SCMP_ACT_NOTIFY"), "SCMP_ACT_NOTIFY is not supported"),
+        (Seccomp(default_action="SCMP_ACT_LUCK"), "SCMP_ACT_LUCK is not supported"),
         (Seccomp(default_action="SCMP_ACT_ALLOW", architectures=("SCMP_ARCH_PDP11",)), "SCMP_ARCH_PDP11 is not known"),
         (
             Seccomp(
@@ -167,3 +168,30 @@ def test_flags() -> None:
     assert seccomp.load_flags(Seccomp(default_action="", flags=("SECCOMP_FILTER_FLAG_LOG",))) == 2
     with pytest.raises(Error, match="FLAG_X"):
         seccomp.load_flags(Seccomp(default_action="", flags=("SECCOMP_FILTER_FLAG_X",)))
+
+
+def _watched(*names: str, path: str = "/run/agent") -> Seccomp:
+    rule = SeccompRule(names=names, action=seccomp.NOTIFY)
+    return Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=(rule,), listener_path=path, flags=TSYNC)
+
+
+TSYNC = ("SECCOMP_FILTER_FLAG_TSYNC",)
+
+
+def test_a_rule_that_notifies_asks_the_kernel_for_a_listener() -> None:
+    assert seccomp.notifies(_watched("mknod"))
+    assert seccomp.load_flags(_watched("mknod")) == SECCOMP_FILTER_FLAG_NEW_LISTENER
+    assert not seccomp.notifies(Seccomp(default_action="SCMP_ACT_ALLOW", listener_path="/run/agent"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "text"),
+    [
+        (_watched("mknod", path=""), "needs listenerPath"),
+        (_watched("mknod", "write"), "nor for write"),
+        (Seccomp(default_action="SCMP_ACT_NOTIFY"), "the default action"),
+    ],
+)
+def test_a_listener_that_could_not_be_told_of_is_refused(profile: Seccomp, text: str) -> None:
+    with pytest.raises(Error, match=text):
+        seccomp.notifies(profile)
