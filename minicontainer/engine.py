@@ -52,6 +52,7 @@ __all__ = [
     "Volume", "home", "image", "images", "inspect", "list_containers", "open_store", "pull", "push", "repair", "tag",
 ]  # fmt: skip
 UNHANDLED_GRACE = 0.5  # seconds that a first process has to begin handling a stop signal which it would not feel
+HANGS = 30.0  # seconds after SIGKILL until that is said: a busy computer takes some to take mounts and links apart
 
 
 class Layers(NamedTuple):
@@ -226,8 +227,8 @@ def wait(home: Home, id: str) -> int:
 def _wait_for_end(container: Container, timeout: float | None) -> bool:
     """Wait until the container's supervisor has ended; whether it has."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    if container.status == CREATED:
-        return False
+    if container.status == CREATED and not containers.alive(container):
+        return False  # it has never been started
     try:
         descriptor = os.pidfd_open(container.supervisor_pid)
     except ProcessLookupError:
@@ -286,10 +287,14 @@ def _mark_stopping(container: Container) -> None:
 
 
 def _kill_and_wait(home: Home, container: Container) -> None:
-    with suppress(states.WrongStatus, states.NoSuchContainer):
-        runtime.kill(home.runtime, container.id, signal.SIGKILL)
-    if not _wait_for_end(container, 10):
-        raise Error(f"container {container.name} does not end after SIGKILL; its process may hang in the kernel")
+    """SIGKILL, again until it is gone: what is only being made cannot be killed yet."""
+    deadline = time.monotonic() + HANGS
+    while time.monotonic() < deadline:
+        with suppress(states.WrongStatus, states.NoSuchContainer):
+            runtime.kill(home.runtime, container.id, signal.SIGKILL)
+        if _wait_for_end(container, 0.5):
+            return
+    raise Error(f"container {container.name} does not end after SIGKILL; its process may hang in the kernel")
 
 
 def _running(home: Home, id: str) -> Container:

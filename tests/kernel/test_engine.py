@@ -537,3 +537,19 @@ def test_layers_of_a_container_whose_image_was_forced_away_stay(home: Home) -> N
 def test_inspection_and_engine_agree_on_what_killed_means(home: Home) -> None:
     assert engine.KILLED == inspection.KILLED == 137
     assert threading.active_count() == 1  # nothing of this makes threads: a container is forked from here
+
+
+@pytest.mark.kernel("overlay")
+def test_a_container_is_removed_by_force_while_it_is_being_started(home: Home) -> None:
+    made = engine.create(home, options("sleep", "60"))
+    if (child := os.fork()) == 0:
+        try:
+            engine.start(home, made.id)
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + 30
+    while not containers.alive(engine.inspect(home, made.id)) and time.monotonic() < deadline:
+        continue
+    engine.remove(home, made.id, force=True)
+    os.waitpid(child, 0)
+    assert engine.list_containers(home) == []
