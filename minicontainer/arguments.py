@@ -158,7 +158,9 @@ def help_of(program: str, command: Command) -> str:
 def overview(program: str, about: str, commands: Iterable[Command], flags: Sequence[Flag]) -> str:
     """What `--help` says of the whole."""
     lines = [f"usage: {program} [FLAGS] COMMAND ...", "", about, ""]
-    lines += [f"  {command.name:12}{command.help}" for command in commands]
+    known = list(commands)
+    width = max(12, *(len(command.name) + 2 for command in known))
+    lines += [f"  {command.name:{width}}{command.help}" for command in known]
     return "\n".join([*lines, "", *_columns(flags), "", f"More of a command: {program} COMMAND --help"]) + "\n"
 
 

@@ -58,6 +58,7 @@ def unpack(members: Iterable[tuple[Member, Content]], directory: str, limits: Li
                 applier.apply(member, content)
             except OSError as error:
                 if error.errno not in REFUSED_BY_KERNEL:
+                    error.filename = error.filename or directory  # a full disk: say which
                     raise
                 raise InvalidLayer(member.name, error.strerror or str(error)) from error
         return applier.finish()

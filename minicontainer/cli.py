@@ -37,6 +37,7 @@ FORMAT = Flag(("--format",), "json: one object a line, for programs", TEXT, "jso
 QUIET = Flag(("-q", "--quiet"), "ids alone")
 NO_PROGRESS = Flag(("-q", "--quiet"), "no progress")
 PROCESS = "IMAGE [COMMAND [ARGUMENT...]]"
+YES = Flag(("-f", "--force"), "do not ask")
 FORCE = Flag(("-f", "--force"), "also what is running or in use")
 PLAIN = Flag(("--plain-http",), "the registry speaks no TLS (a loopback registry never does)")
 PLATFORM = Flag(("--platform",), "of an image for several, the one for this", TEXT, "OS/ARCH[/VARIANT]")
@@ -66,6 +67,14 @@ def _container(name: str, text: str, words: str = "", least: int = 0, most: int 
 
 def _image(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
     return Entry(Command(name, text, words, least, most, **more), "image_commands", name.replace(" ", "_"))
+
+
+def _changes(name: str, text: str, words: str, least: int, most: int, **more: Any) -> Entry:
+    return Entry(Command(name, text, words, least, most, **more), "container_changes", name)
+
+
+def _usage(name: str, text: str, **more: Any) -> Entry:
+    return Entry(Command(name, text, **more), "disk_usage", name.replace(" ", "_"))
 
 
 def _registry(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
@@ -122,7 +131,28 @@ TABLE = (
         Flag(("-i", "--input"), "from a file instead of stdin", TEXT, "FILE"), NO_PROGRESS)),
     _image("save", "write images to an archive", "IMAGE...", 1, None, flags=(
         Flag(("-o", "--output"), "to a file instead of stdout", TEXT, "FILE"),
-        Flag(("--format",), "docker-archive or oci-archive", TEXT, "FORMAT"))),
+        Flag(("--format",), "docker-archive, oci-archive or oci-dir", TEXT, "FORMAT"), PLATFORM)),
+    _image("history", "the steps that made an image", "IMAGE", 1, 1, flags=(
+        QUIET, FORMAT, Flag(("--no-trunc",), "whole commands and ids"))),
+    _image("image inspect", "all that is known of images, as JSON", "IMAGE...", 1, None),
+    _usage("image prune", "remove images that have no name", flags=(
+        Flag(("-a", "--all"), "all that no container needs"), YES,
+        Flag(("--filter",), "until=24h, label=KEY[=VALUE]", LIST, "KEY=VALUE"))),
+    _usage("system df", "what images, containers and builds take of the disk", flags=(FORMAT,)),
+    _usage("system prune", "remove containers that have ended, images without a name, and what builds keep", flags=(
+        Flag(("-a", "--all"), "also all images that no container needs"), YES)),
+    _changes("diff", "what a container has written over its image", "CONTAINER", 1, 1),
+    _changes("commit", "make an image of a container", "CONTAINER [NAME]", 1, 2, flags=(
+        Flag(("-a", "--author"), "who made it", TEXT, "TEXT"), Flag(("-m", "--message"), "what it is", TEXT, "TEXT"),
+        Flag(("-c", "--change"), "apply an instruction of a Dockerfile", LIST, "INSTRUCTION"),
+        Flag(("--no-pause",), "let it run meanwhile"))),
+    _changes("export", "write a container's files as an archive", "CONTAINER", 1, 1, flags=(
+        Flag(("-o", "--output"), "to a file instead of stdout", TEXT, "FILE"),)),
+    _changes("import", "make an image of an archive of files", "FILE|- [NAME]", 1, 2, flags=(
+        Flag(("-m", "--message"), "what it is", TEXT, "TEXT"),
+        Flag(("-c", "--change"), "apply an instruction of a Dockerfile", LIST, "INSTRUCTION"), PLATFORM)),
+    _changes("unpack", "write an image's files into a directory", "IMAGE|oci:DIR[:TAG] ROOTFS", 2, 2,
+             flags=(PLATFORM,)),
     Entry(Command("explain", "print each step of a container, and take none", "BUNDLE|IMAGE [COMMAND [ARGUMENT...]]",
                   1, None, rest=True), "explain", "explain", needs_root=False),
     _registry("registry serve", "be a registry, for pull and push of whatever client", flags=(
@@ -140,7 +170,7 @@ ALIASES = {  # docker's long forms
     "image ls": "images",
     "image list": "images",
     "image rm": "rmi",
-    **{f"image {verb}": verb for verb in ("build", "inspect", "load", "pull", "push", "save", "tag")},
+    **{f"image {verb}": verb for verb in ("build", "history", "import", "load", "pull", "push", "save", "tag")},
 }
 
 

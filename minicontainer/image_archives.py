@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from minicontainer.archives import Content, InvalidLayer, Reader, decompressed
 from minicontainer.errors import Error
 from minicontainer.oci import image
-from minicontainer.oci.image import Descriptor, Index, Manifest
+from minicontainer.oci.image import Descriptor, Index, Manifest, Platform
 from minicontainer.oci.reference import Reference
 from minicontainer.store import DOCUMENT_LIMIT, Store
 from minicontainer.tar import members
@@ -39,9 +39,9 @@ class Entry(NamedTuple):
 # --- save ------------------------------------------------------------------------------------------------------------
 
 
-def save(store: Store, names: Iterable[str], out: IO[bytes]) -> None:
-    """Write the images, each with all it names, as one uncompressed tar."""
-    chosen = [_named(store, name) for name in names]
+def save(store: Store, names: Iterable[str], out: IO[bytes], platform: Platform | None = None) -> None:
+    """Write the images, each with all it names, or of those for several the one for a platform, as one plain tar."""
+    chosen = [_named(store, name, platform) for name in names]
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         _add(archive, "index.json", image.encode(Index(manifests=tuple(chosen))))
@@ -53,9 +53,27 @@ def save(store: Store, names: Iterable[str], out: IO[bytes]) -> None:
         _add(archive, "manifest.json", json.dumps([_docker_entry(store, one) for one in chosen]).encode())
 
 
-def _named(store: Store, name: str) -> Descriptor:
+def save_layout(store: Store, names: Iterable[str], directory: str, platform: Platform | None = None) -> None:
+    """Write the images as an OCI layout on disk, which other programs read in place."""
+    chosen = [_named(store, name, platform) for name in names]
+    if os.path.isdir(directory) and os.listdir(directory) and not os.path.exists(f"{directory}/oci-layout"):
+        raise InvalidArchive(f"{directory} has files and is no OCI layout; try: another directory")
+    target = Store(directory)
+    with target.session():
+        for one in chosen:
+            for digest in _needed(store, one):
+                with store.open(digest) as blob, target.writer(digest.partition(":")[0]) as writer:
+                    while data := blob.read(CHUNK):
+                        writer.write(data)
+                    writer.commit(digest)
+            target.tag(one.annotations.get(image.REF_NAME, ""), one._replace(annotations={}))
+
+
+def _named(store: Store, name: str, platform: Platform | None) -> Descriptor:
     """The descriptor under the name that was asked for; an id has none."""
     descriptor = store.resolve(name)
+    if platform:
+        descriptor = store.manifest_descriptor(descriptor, platform)
     known = dict(store.names())
     full = name if name in known else str(Reference.parse(name))
     if full not in known:

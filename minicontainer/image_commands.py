@@ -4,20 +4,31 @@ Stands between `cli` and `engine`.
 """
 
 import getpass
+import json
 import os
 import sys
 import time
 from typing import Any
 
-from minicontainer import engine, image_archives, registry, reports
+from minicontainer import engine, image_archives, oci_layouts, registry, reports
+from minicontainer import images as image_functions
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.bars import Progress
 from minicontainer.containers import Home
 from minicontainer.credentials import Credentials
 from minicontainer.errors import Error
 from minicontainer.logs import parse_time
-from minicontainer.oci.image import Descriptor, Platform
+from minicontainer.oci.image import Descriptor, History, Platform
 from minicontainer.oci.reference import Reference
+
+HISTORY_HEADS = {
+    "ID": "IMAGE",
+    "CreatedSince": "CREATED",
+    "CreatedBy": "CREATED BY",
+    "Size": "SIZE",
+    "Comment": "COMMENT",
+}
+COMMAND_WIDTH = 45
 
 
 class NothingNamed(Error):
@@ -36,13 +47,12 @@ def images(home: Home, parsed: Parsed) -> int:
         if wanted and wanted not in (repository, f"{repository}:{reference.tag}"):
             continue
         digits = manifest.config.digest
-        made = parse_time(config.created.replace("+00:00", "Z")) if config.created.endswith(("Z", "+00:00")) else 0.0
         rows.append(
             {
                 "Repository": repository,
                 "Tag": reference.tag or "<none>",
                 "ID": digits if parsed.no_trunc else digits.partition(":")[2][:12],
-                "CreatedSince": f"{reports.age(time.time() - made)} ago" if made > 0 else "unknown",
+                "CreatedSince": _since(config.created),
                 "Size": reports.size(sum(layer.size for layer in manifest.layers)),
             }
         )
@@ -54,10 +64,51 @@ def images(home: Home, parsed: Parsed) -> int:
 
 
 def rmi(home: Home, parsed: Parsed) -> int:
+    code = 0
     for name in parsed.words:
-        for line in engine.remove_image(home, name, parsed.force):
-            print(line)
+        try:
+            print("".join(f"{line}\n" for line in engine.remove_image(home, name, parsed.force)), end="")
+        except Error as error:  # the others go nevertheless
+            print(f"minicontainer: {error}", file=sys.stderr)
+            code = 1
+    return code
+
+
+def history(home: Home, parsed: Parsed) -> int:
+    """The steps of an image, the last first; `<missing>` where no image is known to end."""
+    store = engine.open_store(home)
+    manifest = store.manifest(store.resolve(parsed.words[0]))
+    config = store.config(manifest)
+    sizes = iter([layer.size for layer in manifest.layers])
+    rows: list[dict[str, str]] = []
+    for step in config.history:
+        made = 0 if step.empty_layer else next(sizes, 0)
+        rows.insert(0, _step_row(step, made, parsed.no_trunc))
+    if not rows:  # of an image that tells no history
+        rows = [_step_row(History(created=config.created), size, parsed.no_trunc) for size in sizes][::-1]
+    if rows:
+        rows[0]["ID"] = manifest.config.digest if parsed.no_trunc else manifest.config.digest[7:19]
+    if parsed.quiet:
+        print("".join(f"{row['ID']}\n" for row in rows), end="")
+    else:
+        reports.show(rows, HISTORY_HEADS, parsed.format, sys.stdout)
     return 0
+
+
+def _step_row(step: History, made: int, whole: bool) -> dict[str, str]:
+    command = " ".join(step.created_by.split())
+    return {
+        "ID": "<missing>",
+        "CreatedSince": _since(step.created),
+        "CreatedBy": command if whole or len(command) <= COMMAND_WIDTH else command[: COMMAND_WIDTH - 1] + "…",
+        "Size": reports.size(made),
+        "Comment": step.comment,
+    }
+
+
+def _since(created: str) -> str:
+    made = parse_time(created.replace("+00:00", "Z")) if created.endswith(("Z", "+00:00")) else 0.0
+    return f"{reports.age(time.time() - made)} ago" if made > 0 else "unknown"
 
 
 def tag(home: Home, parsed: Parsed) -> int:
@@ -66,7 +117,15 @@ def tag(home: Home, parsed: Parsed) -> int:
     return 0
 
 
+def repaired(home: Home) -> None:
+    """Mend what commands before this one have left, and say so."""
+    done = image_functions.repair(home)
+    if done:
+        print(done, file=sys.stderr)
+
+
 def pull(home: Home, parsed: Parsed) -> int:
+    repaired(home)
     name = parsed.words[0]
     descriptor = engine.pull(
         home,
@@ -124,15 +183,19 @@ def logout(_: Home, parsed: Parsed) -> int:
 
 
 def load(home: Home, parsed: Parsed) -> int:
-    if parsed.input:
+    repaired(home)
+    store = engine.open_store(home)
+    if parsed.input and os.path.isdir(parsed.input):
+        names = oci_layouts.load(store, parsed.input)
+    elif parsed.input:
         with open(parsed.input, "rb") as file:
-            names = image_archives.load(engine.open_store(home), file)
+            names = image_archives.load(store, file)
     else:
         if sys.stdin.isatty():
             raise UsageError("an archive is expected on stdin; try: minicontainer load --input FILE")
-        names = image_archives.load(engine.open_store(home), sys.stdin.buffer)
+        names = image_archives.load(store, sys.stdin.buffer)
     for name in names:
-        print(f"Loaded image: {_familiar(name)}")
+        print(f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {_familiar(name)}")
     return 0
 
 
@@ -141,23 +204,36 @@ def _familiar(name: str) -> str:
 
 
 def save(home: Home, parsed: Parsed) -> int:
-    if parsed.format not in (None, "docker-archive", "oci-archive"):
-        raise UsageError(f"--format {parsed.format!r}: docker-archive or oci-archive is expected (one file is both)")
-    store = engine.open_store(home)
+    if parsed.format not in (None, "docker-archive", "oci-archive", "oci-dir"):
+        expected = "docker-archive or oci-archive (one file is both), or oci-dir"
+        raise UsageError(f"--format {parsed.format!r}: {expected} is expected")
+    store, platform = engine.open_store(home), _platform(parsed.platform)
+    if parsed.format == "oci-dir":
+        if not parsed.output:
+            raise UsageError("--format oci-dir wants a directory; try: --output DIR")
+        image_archives.save_layout(store, parsed.words, parsed.output, platform)
+        return 0
     if not parsed.output:
         if sys.stdout.isatty():
             raise UsageError("an archive does not belong on a terminal; try: minicontainer save --output FILE")
-        image_archives.save(store, parsed.words, sys.stdout.buffer)
+        image_archives.save(store, parsed.words, sys.stdout.buffer, platform)
         return 0
     half = f"{parsed.output}.{os.getpid()}.new"
     try:
         with open(half, "xb") as file:
-            image_archives.save(store, parsed.words, file)
+            image_archives.save(store, parsed.words, file, platform)
         os.rename(half, parsed.output)
     except BaseException:
         if os.path.exists(half):
             os.unlink(half)
         raise
+    return 0
+
+
+def image_inspect(home: Home, parsed: Parsed) -> int:
+    for name in parsed.words:
+        engine.image(home, name)  # it is there, or that is said of an image
+    print(json.dumps([inspected(home, name) for name in parsed.words], indent=4))
     return 0
 
 
@@ -170,13 +246,17 @@ def inspected(home: Home, name: str) -> dict[str, Any]:
         raise NothingNamed(name) from None
     manifest = store.manifest(descriptor)
     config = store.config(manifest)
-    tags = [Reference.parse(known).familiar() for known, other in store.names() if other.digest == descriptor.digest]
+    names = [Reference.parse(known) for known, other in store.names() if other.digest == descriptor.digest]
+    repositories = dict.fromkeys(name._replace(tag="", digest=descriptor.digest).familiar() for name in names)
     return {
         "Id": manifest.config.digest,
-        "RepoTags": tags,
+        "RepoTags": [name.familiar() for name in names],
+        "RepoDigests": list(repositories),
         "Digest": descriptor.digest,
+        "Author": config.author,
         "Created": config.created,
         "Architecture": config.architecture,
+        "Variant": config.variant,
         "Os": config.os,
         "Size": sum(layer.size for layer in manifest.layers),
         "Config": config.config.to_json(),

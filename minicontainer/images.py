@@ -3,6 +3,7 @@
 Stands between the store with its registry and `engine`, which knows the containers that need an image.
 """
 
+import fcntl
 import os
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
@@ -12,7 +13,7 @@ from minicontainer.containers import Container, Home
 from minicontainer.errors import Error
 from minicontainer.oci.image import Descriptor, ImageConfig, Manifest, Platform
 from minicontainer.oci.reference import Reference
-from minicontainer.store import Store
+from minicontainer.store import NotForPlatform, Store
 
 
 def open_store(home: Home) -> Store:
@@ -103,31 +104,84 @@ def tag(home: Home, source: str, name: str) -> None:
 
 
 def remove(home: Home, reference: str, held: Collection[Container], force: bool = False) -> list[str]:
-    """Take a name away from an image, and with its last name its content: what was removed.
+    """Take a name away from an image, and with its last name its content: what was removed, in docker's words.
+
+    By its id an image goes with all its names, of which there may be one, unless `force` is given.
 
     Raises:
-        Error: a container needs it.
+        Error: a container needs it, or it has several names.
     """
     store = open_store(home)
     descriptor = store.resolve(reference)
-    digest = store.manifest(descriptor).config.digest
     names = [name for name, other in store.names() if other.digest == descriptor.digest]
     given = [name for name in names if name in (reference, _spelled(reference))]
+    if len(names) > 1 and not given and not force:
+        shown = ", ".join(Reference.parse(name).familiar() for name in names)
+        raise Error(f"image {reference} has several names: {shown}; try: rmi with one of them, or rmi --force")
     going = given or names
     if set(going) == set(names) and not force:
+        _refuse_if_used(store, descriptor, reference, held)
+    last = set(going) == set(names)
+    lines = forget(store, descriptor.digest) if last else [_untagged(store, name) for name in going]
+    return lines + [f"Deleted: {digest}" for digest in sweep(home, held)]
+
+
+def _refuse_if_used(store: Store, descriptor: Descriptor, reference: str, held: Collection[Container]) -> None:
+    with suppress(NotForPlatform):  # it is for other machines: no container has it
+        digest = store.manifest(descriptor).config.digest
         for container in held:
             if container.image_id == digest:
                 raise Error(
                     f"image {reference} is used by container {container.name}; "
                     f"try: minicontainer rm {container.name}, or rmi --force"
                 )
-    for name in going:
-        store.untag(name)
-    if not names:
-        store.remove(descriptor.digest)
-    removed = store.collect()
+
+
+def _untagged(store: Store, name: str) -> str:
+    store.untag(name)
+    return f"Untagged: {Reference.parse(name).familiar() if '/' in name else name}"
+
+
+def forget(store: Store, digest: str) -> list[str]:
+    """Take all names of an image away, and its place in the index: what was removed. `sweep` frees its content."""
+    lines = [_untagged(store, name) for name, other in store.names() if other.digest == digest]
+    store.remove(digest)
+    return lines
+
+
+def sweep(home: Home, held: Collection[Container]) -> list[str]:
+    """Free what no image and no container needs: the blobs that went."""
+    removed = open_store(home).collect()
     remove_unused_layers(home, held)
-    return [f"untagged: {name}" for name in going] + [f"deleted: {blob}" for blob in removed]
+    return removed
+
+
+def repair(home: Home) -> str:
+    """Remove what pulls, loads and removals that died have left half done: what that was, or nothing."""
+    store = open_store(home)
+    blobs, layers = store.remove_stale(), 0
+    for name in os.listdir(f"{home.data}/staging") if os.path.isdir(f"{home.data}/staging") else ():
+        if name.startswith("gone-") or (name.startswith("sha256-") and not _is_being_made(home, name)):
+            files.remove_tree(f"{home.data}/staging/{name}")
+            layers += 1
+    parts = [f"{blobs} {'blob' if blobs == 1 else 'blobs'}"] if blobs else []
+    parts += [f"{layers} {'layer' if layers == 1 else 'layers'}"] if layers else []
+    return f"removed what was left half done: {', '.join(parts)}" if parts else ""
+
+
+def _is_being_made(home: Home, staging: str) -> bool:
+    """Whether somebody holds the layer's lock, which dies with its holder."""
+    try:
+        lock = os.open(f"{home.data}/layers/{staging.replace('-', '/')}/lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _spelled(reference: str) -> str:

@@ -168,14 +168,19 @@ def sync(directory: str) -> None:
 def commit(store: Store, upper: str) -> tuple[Descriptor, str]:
     """Make a layer of an overlay's upper directory: its blob in the store, its diff_id. The same in, the same out."""
     with store.writer() as writer:
-        tar = _Summing(writer)
+        tar = Summing(writer)
         layers.diff(upper, tar)  # type: ignore[arg-type]  # only `write` is called, and BinaryIO has forty methods
         diff_id = tar.close()
-        digest, size = writer.commit()
-    return Descriptor(media_type=LAYER_GZIP, digest=digest, size=size), diff_id
+        return finished(writer), diff_id
 
 
-class _Summing:
+def finished(writer: Writer) -> Descriptor:
+    """The layer that was written, in the store from now on."""
+    digest, size = writer.commit()
+    return Descriptor(media_type=LAYER_GZIP, digest=digest, size=size)
+
+
+class Summing:
     """Compresses into a blob, and knows the digest of what was not compressed yet."""
 
     def __init__(self, writer: Writer) -> None:

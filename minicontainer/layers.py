@@ -63,7 +63,7 @@ def imply(directory: str, paths: Sequence[Path], lowers: Sequence[str]) -> None:
     root = os.open(directory, DIRECTORY)
     try:
         for path in paths if lowers else ():
-            found = next((status for lower in lowers if (status := _status_in(lower, path))), None)
+            found = next((status for lower in lowers if (status := status_in(lower, path))), None)
             if found is not None and stat.S_ISDIR(found.st_mode):
                 target = open_real(root, path)
                 try:
@@ -76,7 +76,7 @@ def imply(directory: str, paths: Sequence[Path], lowers: Sequence[str]) -> None:
         os.close(root)
 
 
-def _status_in(lower: str, path: Path) -> os.stat_result | None:
+def status_in(lower: str, path: Path) -> os.stat_result | None:
     """What an unpacked layer has at a real path; nothing when a component on the way is not a directory."""
     top = os.open(lower, DIRECTORY)
     try:
@@ -110,14 +110,14 @@ def diff(upper: str, write: BinaryIO) -> None:
     first_names: dict[tuple[int, int], str] = {}
     top = os.open(upper, DIRECTORY)
     try:
-        for directory, name, path, found in _walk_upper(top):
+        for directory, name, path, found in walk_upper(top):
             _add(archive, directory, name, path, found, first_names)
     finally:
         os.close(top)
     archive.close()
 
 
-def _walk_upper(directory: int, prefix: bytes = b"") -> Iterator[tuple[int, bytes, bytes, os.stat_result]]:
+def walk_upper(directory: int, prefix: bytes = b"") -> Iterator[tuple[int, bytes, bytes, os.stat_result]]:
     """Each entry below with the descriptor of its directory, its name, its path and status; parents come first."""
     with os.scandir(directory) as entries:
         names = sorted(os.fsencode(entry.name) for entry in entries)
@@ -127,7 +127,7 @@ def _walk_upper(directory: int, prefix: bytes = b"") -> Iterator[tuple[int, byte
         if stat.S_ISDIR(found.st_mode):
             child = os.open(name, DIRECTORY, dir_fd=directory)
             try:
-                yield from _walk_upper(child, prefix + name + b"/")
+                yield from walk_upper(child, prefix + name + b"/")
             finally:
                 os.close(child)
 

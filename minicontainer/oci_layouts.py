@@ -1,4 +1,5 @@
-"""OCI layouts: an image of another layout's directory into the store, for `--build-context name=oci-layout://PATH`.
+"""OCI layouts: an image of another layout's directory into the store, for `--build-context name=oci-layout://PATH`
+and for `load`.
 
 Above the store, which is such a layout itself. Ruled by image-spec, image-layout.md: its blobs are verified by the way.
 """
@@ -6,6 +7,7 @@ Above the store, which is such a layout itself. Ruled by image-spec, image-layou
 from minicontainer.errors import Error
 from minicontainer.oci import image
 from minicontainer.oci.image import Descriptor, Index
+from minicontainer.oci.reference import Reference
 from minicontainer.store import DOCUMENT_LIMIT, Store
 
 SCHEME = "oci-layout://"
@@ -22,17 +24,35 @@ def take(store: Store, name: str) -> Descriptor:
     directory, colon, tag = path.rpartition(":")
     if not colon or "/" in tag:
         directory, tag = path, ""
-    try:
-        with open(f"{directory}/index.json", "rb") as file:
-            entries = Index.from_json(image.parse(file.read(DOCUMENT_LIMIT), f"{directory}/index.json")).manifests
-    except (FileNotFoundError, NotADirectoryError):
-        raise Error(f"{directory}: is not an OCI layout: there is no index.json") from None
+    entries = _entries(directory)
     chosen = _choose(entries, tag, digest)
     if chosen is None:
         names = ", ".join(sorted(entry.annotations.get(image.REF_NAME, entry.digest) for entry in entries)) or "nothing"
         raise Error(f"{name}: no such image in the layout; it has {names}")
     _copy(store, directory, chosen)
     return chosen._replace(annotations={})
+
+
+def load(store: Store, directory: str) -> list[str]:
+    """All images of a layout's directory into the store: their names, or digests where an image has none."""
+    found = []
+    with store.session():
+        for entry in _entries(directory):
+            _copy(store, directory, entry)
+            name = entry.annotations.get(image.REF_NAME, "")
+            full = str(Reference.parse(name)) if name else ""
+            found.append((full, entry._replace(annotations={})))
+        for name, entry in found:
+            store.tag(name, entry)
+    return [name or entry.digest for name, entry in found]
+
+
+def _entries(directory: str) -> tuple[Descriptor, ...]:
+    try:
+        with open(f"{directory}/index.json", "rb") as file:
+            return Index.from_json(image.parse(file.read(DOCUMENT_LIMIT), f"{directory}/index.json")).manifests
+    except (FileNotFoundError, NotADirectoryError):
+        raise Error(f"{directory}: is not an OCI layout: there is no index.json") from None
 
 
 def _choose(entries: tuple[Descriptor, ...], tag: str, digest: str) -> Descriptor | None:

@@ -18,6 +18,7 @@ from minicontainer.linux.flags import (
     MOUNT_ATTR_IDMAP,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
+    MS_RDONLY,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
     OVERLAY_OPAQUE,
@@ -32,6 +33,7 @@ Do = Callable[[Step], Any]  # who executes a step, and may show it before
 OPAQUE = OVERLAY_OPAQUE  # the xattr of a directory that hides what is below it
 OPTIONS_LIMIT = 4000  # mount(2) takes a page of options
 # The upper must say by itself what it changes, for `layers.diff`; and nothing in a layer may redirect: overlayfs.rst
+READ_OPTIONS = "redirect_dir=nofollow,metacopy=off"
 OPTIONS = "index=off,metacopy=off,redirect_dir=nofollow"
 
 
@@ -91,6 +93,20 @@ def _mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str, do
             data = f"lowerdir={':'.join(short[:-2])},upperdir={short[-2]},workdir={short[-1]},{OPTIONS}"
         why = "the image's layers, read-only, below a directory of the container's own; only this process sees it"
         do(Step(syscalls.mount, ("overlay", target, "overlay", 0, data), why))
+
+
+def mount_read_only(lowers: Sequence[str]) -> str:
+    """The directories as one, the topmost first, for this process to read: where it is.
+
+    The caller is in a mount namespace of its own; the mount covers the parent of the topmost one.
+    """
+    if len(lowers) == 1:
+        return lowers[0]
+    target = os.path.dirname(lowers[0])
+    with ExitStack() as undo:
+        data = f"lowerdir={':'.join(_short(lower, undo) for lower in lowers)},{READ_OPTIONS}"
+        syscalls.mount("overlay", target, "overlay", MS_RDONLY, data)
+    return target
 
 
 def _short(path: str, undo: ExitStack) -> str:

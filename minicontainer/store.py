@@ -32,6 +32,10 @@ CHUNK = 1 << 20
 SHORTEST_ID = 4  # digits of an id that a person may type
 
 
+class NotForPlatform(Error):
+    """An index has no manifest for the platform that is wanted."""
+
+
 class Writer:
     """A blob being written: hashed as it goes, in the store only after `commit`."""
 
@@ -49,8 +53,12 @@ class Writer:
         if self._file is None:
             raise ValueError("the blob is committed or aborted")
         rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:  # a full disk: say which
+            error.filename = self._store.root
+            raise
         self._hash.update(data)
         self.size += len(data)
         return len(data)
@@ -265,7 +273,7 @@ class Store:
         chosen = index.choose(platform)
         if chosen is None:
             offered = ", ".join(sorted({str(entry.platform) for entry in index.manifests})) or "nothing"
-            raise Error(f"image {name or descriptor.digest} is not for {platform}; it is for {offered}")
+            raise NotForPlatform(f"image {name or descriptor.digest} is not for {platform}; it is for {offered}")
         return chosen
 
     def config(self, manifest: Manifest) -> ImageConfig:
@@ -302,7 +310,7 @@ class Store:
             garbage = sorted(digest for digest in self.digests() if digest not in needed)
             for digest in garbage:
                 os.unlink(self.blob_path(digest))
-            self._remove_stale()
+            self.remove_stale()
         return garbage
 
     def digests(self) -> Iterator[str]:
@@ -313,9 +321,13 @@ class Store:
                     yield digest
 
     def reachable(self) -> set[str]:
-        """The digests that the named images need."""
+        """The digests that the images of the index need."""
+        return self.needed_by(self.entries())
+
+    def needed_by(self, entries: Iterable[Descriptor]) -> set[str]:
+        """The digests that these images need, their own with them."""
         seen: set[str] = set()
-        pending = list(self.entries())
+        pending = list(entries)
         while pending:
             descriptor = pending.pop()
             if descriptor.digest in seen:
@@ -338,12 +350,16 @@ class Store:
             return (manifest.config, *manifest.layers)
         return ()
 
-    def _remove_stale(self) -> None:
+    def remove_stale(self) -> int:
+        """Remove what writers that died have left half written: how many."""
+        count = 0
         for name in os.listdir(self.staging):
             path = f"{self.staging}/{name}"
             with suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is dead when this is granted
                 os.unlink(path)
+                count += 1
+        return count
 
     @contextmanager
     def _index_lock(self) -> Iterator[None]:

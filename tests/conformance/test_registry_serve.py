@@ -2,12 +2,14 @@
 
 import hashlib
 import http.client
+import io
 import json
 import os
 import signal
 import ssl
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import registry, registry_users
+from minicontainer import images, registry, registry_users, snapshots
+from minicontainer.containers import Home
 from minicontainer.errors import Error
-from minicontainer.oci.image import LAYER, Descriptor, ImageConfig
+from minicontainer.oci.image import LAYER, Descriptor, ImageConfig, Platform
 from minicontainer.registry_server import Registry
 from minicontainer.store import Store
 
@@ -183,3 +186,61 @@ def test_sha512_is_a_digest_like_another(tmp_path: Path) -> None:
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (206, b"content")
         connection.close()
+
+
+def _layers(store: Store, count: int) -> Descriptor:
+    """An image of layers that hold a file each."""
+    layers, diff_ids = [], []
+    for number in range(count):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            member = tarfile.TarInfo(f"d/f{number}")
+            member.size = 100_000
+            archive.addfile(member, io.BytesIO(os.urandom(member.size)))
+        digest, size = store.put(buffer.getvalue())
+        layers.append(Descriptor(LAYER, digest, size))
+        diff_ids.append(digest)
+    descriptor = store.put_image(layers, ImageConfig(Platform.here().architecture, diff_ids=tuple(diff_ids)))
+    store.tag("many", descriptor)
+    return descriptor
+
+
+@pytest.mark.kernel("overlay")
+def test_layers_are_unpacked_while_others_come(tmp_path: Path) -> None:
+    run("ip", "link", "set", "lo", "up")
+    store = Store(str(tmp_path / "oci"))
+    descriptor = _layers(store, 7)
+    home = Home(data=str(tmp_path / "home"), run=str(tmp_path / "home/run"))
+    events: list[tuple[str, str]] = []
+    with serving(tmp_path / "data") as (host, _):
+        registry.push(store, "many", f"{host}/many:1")
+        images.pull(
+            home, f"{host}/many:1", unpack=True, progress=lambda event, digest, *_: events.append((event, digest))
+        )
+        layers = store.manifest(descriptor).layers
+        assert {digest for event, digest in events if event == "unpack"} == {layer.digest for layer in layers}
+        first = next(index for index, event in enumerate(events) if event[0] == "unpack")
+        assert first > 0
+        mine = images.open_store(home)
+        lowers = snapshots.unpack(home.data, mine, mine.manifest(descriptor), mine.config(mine.manifest(descriptor)))
+        assert [os.listdir(f"{lower}/d") for lower in lowers] == [[f"f{number}"] for number in reversed(range(7))]
+    assert os.listdir(f"{home.data}/staging") == []
+    assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == ""
+
+
+@pytest.mark.kernel("overlay")
+def test_a_layer_that_is_not_what_its_config_says_leaves_no_image(tmp_path: Path) -> None:
+    run("ip", "link", "set", "lo", "up")
+    store = Store(str(tmp_path / "oci"))
+    good = store.manifest(_layers(store, 3))
+    config = store.config(good)
+    store.tag("bad", store.put_image(good.layers, config._replace(diff_ids=config.diff_ids[::-1])))
+    home = Home(data=str(tmp_path / "home"), run=str(tmp_path / "home/run"))
+    with serving(tmp_path / "data") as (host, _):
+        registry.push(store, "bad", f"{host}/bad:1")
+        with pytest.raises(Error, match="has another digest"):
+            images.pull(home, f"{host}/bad:1", unpack=True)
+    assert images.open_store(home).names() == []
+    assert list(Path(home.data).glob("layers/*/*/diff")) == []
+    images.open_store(home).collect()
+    assert list(images.open_store(home).digests()) == []

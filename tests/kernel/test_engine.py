@@ -515,7 +515,7 @@ def test_an_image_that_a_container_needs_is_not_removed(home: Home) -> None:
     with pytest.raises(Error, match=f"image busybox is used by container {one.name}; try: minicontainer rm"):
         engine.remove_image(home, "busybox")
     engine.tag(home, "busybox", "other:1")
-    assert engine.remove_image(home, "other:1") == ["untagged: docker.io/library/other:1"]
+    assert engine.remove_image(home, "other:1") == ["Untagged: other:1"]
     engine.remove(home, one.id)
     assert len(engine.remove_image(home, "busybox")) == 4
     assert engine.images(home) == []
