@@ -185,7 +185,9 @@ def repository(directory: Path) -> Iterator[tuple[str, str]]:
     git("config", "uploadpack.allowAnySHA1InWant", "true")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as unused:
         port = unused.server_port
-    words = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", "--reuseaddr",
+    # The program itself: `git daemon` is a process that starts it, and would leave it behind.
+    path = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
+    words = [f"{path}/git-daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", "--reuseaddr",
              f"--base-path={directory}", "--verbose", directory]  # fmt: skip
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as daemon:
         try:
