@@ -86,13 +86,14 @@ class Security(NamedTuple):
 def spec(container: Container, image: ContainerConfig, account: Account, seccomp: Seccomp | None) -> Spec:
     """config.json of a container; its rootfs and the files of its /etc lie beside it in the bundle."""
     options = container.options
-    mapping = () if options.userns == "host" else (IdMapping(0, container.id_base, ID_RANGE),)
+    mapping = () if options.userns == "host" else ids_of(container)
+    owners = mapping if container.id_base else ()  # without root the ids inside are those outside
     return Spec(
         oci_version=OCI_VERSION,
         process=_process(container, image, account),
         root=Root(path="rootfs", readonly=options.read_only),
         hostname=hostname(container),
-        mounts=(*_mounts(options, bool(mapping)), *_etc(container.bundle, mapping), *_volumes(container, mapping)),
+        mounts=(*_mounts(options, bool(mapping)), *_etc(container.bundle, owners), *_volumes(container, owners)),
         annotations=dict(options.labels),
         linux=Linux(
             namespaces=tuple(Namespace(type=kind) for kind in _namespaces(options)),
@@ -106,6 +107,13 @@ def spec(container: Container, image: ContainerConfig, account: Account, seccomp
             sysctl=SYSCTL if options.network != "host" else {},
         ),
     )
+
+
+def ids_of(container: Container) -> tuple[IdMapping, ...]:
+    """Its ids inside and outside. Without root they are its person's, in two ranges since they are two outside."""
+    if container.id_base:
+        return (IdMapping(0, container.id_base, ID_RANGE),)
+    return (IdMapping(0, 0, 1), IdMapping(1, 1, ID_RANGE - 1))
 
 
 def check(options: Options) -> None:

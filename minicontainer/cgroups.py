@@ -106,7 +106,7 @@ def make(directories: Mapping[str, str], resources: Resources, version2: bool, d
             path = f"{directories['devices']}/devices.{'allow' if rule.allow else 'deny'}"
             yield Step(write, (path, line(rule)), "config.json: linux.resources.devices")
     yield from limit(directories, wanted, version2)
-    if devices and version2:
+    if devices and version2 and not procfs.in_user_namespace():  # no device can be made there anyway
         arguments = (directories[UNIFIED], program(rules_of(resources)))
         yield Step(attach_devices, arguments, "only these devices may be opened or made")
 

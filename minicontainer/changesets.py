@@ -19,8 +19,8 @@ from typing import NamedTuple
 from minicontainer import archives
 from minicontainer.archives import Content, InvalidLayer, Member
 from minicontainer.files import remove_tree
-from minicontainer.linux import syscalls
-from minicontainer.linux.flags import OVERLAY_OPAQUE, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+from minicontainer.linux import procfs, syscalls
+from minicontainer.linux.flags import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 
 WHITEOUT, OPAQUE, METADATA = b".wh.", b".wh..wh..opq", b".wh..wh."  # layer.md; the last is aufs' own, to be ignored
 LINKS = 40  # symbolic links followed in one path: path_resolution(7)
@@ -204,7 +204,7 @@ class _Applier:
     def _sign(self, parent: int, real: Path, name: bytes, member: Member) -> None:
         """What an entry says by its name: a whiteout, an opaque marker, or something of aufs, which is ignored."""
         if name == OPAQUE:
-            os.setxattr(parent, OVERLAY_OPAQUE, b"y")
+            os.setxattr(parent, procfs.overlay_opaque(), b"y")
         elif not name.startswith(METADATA):
             self._white_out(parent, (*real, name.removeprefix(WHITEOUT)), member)
 
@@ -329,7 +329,7 @@ def _umask() -> int:
 def _make_opaque(parent: int, name: bytes) -> None:
     directory = os.open(name, DIRECTORY, dir_fd=parent)
     try:
-        os.setxattr(directory, OVERLAY_OPAQUE, b"y")
+        os.setxattr(directory, procfs.overlay_opaque(), b"y")
     finally:
         os.close(directory)
 
@@ -379,6 +379,8 @@ def _make_node(parent: int, name: bytes, member: Member) -> None:
     if not (0 <= member.major < 1 << 12 and 0 <= member.minor < 1 << 20):
         raise InvalidLayer(member.name, f"device {member.major}:{member.minor} is out of range")
     device = 0 if member.form == stat.S_IFIFO else os.makedev(member.major, member.minor)
+    if device and procfs.in_user_namespace():
+        return  # nobody can make it there, and no container could open it
     os.mknod(name, member.form | 0o600, device, dir_fd=parent)
     os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
     os.chmod(name, member.mode & 0o7777, dir_fd=parent)  # follows links, and this is none: mknod has just made it

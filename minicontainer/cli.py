@@ -22,7 +22,7 @@ from minicontainer.arguments import (
 )
 from minicontainer.build_options import FLAGS as BUILD_FLAGS
 from minicontainer.containers import home
-from minicontainer.errors import TOOL_FAILED, Error, NotRoot
+from minicontainer.errors import TOOL_FAILED, Error
 from minicontainer.run_options import FLAGS as RUN_FLAGS
 from minicontainer.values import Any, NamedTuple, NoReturn
 
@@ -234,15 +234,18 @@ def dispatch(words: list[str]) -> int:
         print(help_of(PROGRAM, command), end="")
         return 0
     parsed = parse(PROGRAM, command, rest)
+    place = home(whole.root)
     if entry.needs_root and os.geteuid() != 0:
-        raise NotRoot(f"{PROGRAM} {name}")
+        from minicontainer import rootless
+
+        rootless.enter(place)
     if entry.module == "cli":
         return version()
     import importlib
 
     module = importlib.import_module(f"minicontainer.{entry.module}")
     function = getattr(module, entry.function, None) or getattr(module, f"{entry.function}_")
-    return int(function(home(whole.root), parsed))
+    return int(function(place, parsed))
 
 
 LONG_HELP = Flag(("--help",), "say this")

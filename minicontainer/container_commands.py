@@ -13,6 +13,7 @@ from minicontainer import engine, run_options
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.containers import CREATED, RUNNING, Container, Home
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
+from minicontainer.linux import procfs
 from minicontainer.plan import Explain, explain_on
 from minicontainer.values import Any
 
@@ -41,7 +42,7 @@ def run(home: Home, parsed: Parsed) -> int:
 
 def _seal(userns: str) -> None:
     """A container with the host's user ids could write to the interpreter that starts it (CVE-2019-5736): `sealing`."""
-    if userns == "host" and os.geteuid() == 0:
+    if userns == "host" and not procfs.in_user_namespace():
         from minicontainer import sealing
 
         sealing.seal_interpreter(sys.orig_argv)

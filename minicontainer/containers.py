@@ -175,8 +175,13 @@ def _tuple(value: Any) -> Any:
 
 
 def home(root: str | None = None) -> Home:
-    """The home below `root`, else below $MINICONTAINER_ROOT, else the machine's own."""
-    data = root or os.environ.get("MINICONTAINER_ROOT") or DATA
+    """The home below `root`, else below $MINICONTAINER_ROOT, else the machine's own, or a person's own without root."""
+    data = root or os.environ.get("MINICONTAINER_ROOT") or ("" if os.geteuid() or procfs.in_user_namespace() else DATA)
+    if not data:
+        share = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+        run = os.environ.get("XDG_RUNTIME_DIR")
+        data = f"{share}/minicontainer"
+        return Home(data=data, run=f"{run}/minicontainer" if run else f"{data}/run")
     data = os.path.abspath(data)
     return Home(data=data, run=RUN if data == DATA else f"{data}/run")
 
@@ -274,6 +279,8 @@ def claim_name(place: Home, name: str, container_id: str) -> None:
 
 def claim_ids(place: Home, container_id: str) -> int:
     """Take a range of user ids that no other container of this home has; the first id of it."""
+    if procfs.in_user_namespace():
+        return 0  # all ids that there are: those of its person
     directory = f"{place.data}/ids"
     first = int(container_id[:8], 16)  # begin anywhere, so that homes on one machine hardly ever meet
     for step in range(len(ID_SLOTS)):

@@ -19,6 +19,7 @@ from minicontainer import (
     files,
     json_documents,
     logs,
+    rootless,
     runtime,
     snapshots,
     states,
@@ -74,6 +75,7 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
         Error: the options contradict themselves, the image cannot be had, the name is taken.
     """
     bundle.check(options)
+    options = rootless.fit(options)
     _check_sources(options)
     store = open_store(home)
     with store.session(), files.lock(f"{home.data}/containers.lock", shared=True):  # no layer or half of it is swept

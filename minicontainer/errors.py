@@ -49,8 +49,3 @@ class ContainerNotFound(Error):
 class NameInUse(Error):
     def __init__(self, name: str, container_id: str) -> None:
         super().__init__(f"the name {name} is in use by container {container_id}; try: minicontainer rm {container_id}")
-
-
-class NotRoot(Error):
-    def __init__(self, command: str) -> None:
-        super().__init__(f"{command} needs root: it makes namespaces, cgroups and mounts; try: sudo {command}")

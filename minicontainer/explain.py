@@ -11,10 +11,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-from minicontainer import cgroups, checks, engine, init, rootfs, runtime, states, supervisor
+from minicontainer import cgroups, checks, engine, init, rootfs, rootless, runtime, states, supervisor
 from minicontainer.arguments import Parsed
 from minicontainer.containers import Home, Options
-from minicontainer.errors import NotRoot
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Spec, Status
 from minicontainer.plan import Explain, Plan, Result, explain_on
@@ -61,7 +60,7 @@ def explain(home: Home, parsed: Parsed) -> int:
         show_bundle(what, shown, tuple(command))
         return 0
     if os.geteuid() != 0:
-        raise NotRoot("minicontainer explain IMAGE")
+        rootless.enter(home)
     container = engine.create(home, Options(image=what, command=tuple(command), network="none"))
     sys.stdout.flush()
     try:
@@ -81,7 +80,8 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     found = cgroups.hierarchies()
     container_id = os.path.basename(bundle)
     state = states.new_state(spec, container_id, bundle, found)._replace(status=Status.CREATING)
-    _rehearse(cgroups.make(state.cgroups, spec.linux.resources, found.version2), shown)
+    if state.cgroups:
+        _rehearse(cgroups.make(state.cgroups, spec.linux.resources, found.version2), shown)
     tree, bound = _rehearse(rootfs.open_trees(spec, state.rootfs, bundle), shown)
     child = _child(spec, f"_ses.{container_id}")
     later = {"cgroup", "ipc", "time"} if child.mapped else {"cgroup", "time"}  # these are unshared: `init`

@@ -100,6 +100,7 @@ class Child(NamedTuple):
     process: Process
     pipes: Pipes
     mapped: bool  # it lives in a user namespace
+    dumpable: int = 0  # 1 until its ids are mapped: so long who is not the host's root must reach its /proc
     stdio: tuple[int, int, int] | None = None
     console: int = -1  # a socket that takes the terminal
     preserve_fds: int = 0
@@ -211,7 +212,7 @@ def _enter_and_clone(joins: Iterable[Join], new: int, clocks: str | None) -> int
 
 
 def arrive(child: Child) -> Plan[None]:
-    yield Step(set_dumpable, (0,), "no process of the container may look into this one: prctl(2)")
+    yield Step(set_dumpable, (child.dumpable,), "no process of the container may look into this one: prctl(2)")
     yield Step(set_pdeathsig, (signal.SIGKILL,), "a container half made dies with its maker")
     yield Step(set_name, ("runtime init",), "what ps(1) shows until the program has begun")
     yield Step(reset_signals, (), "the interpreter ignores SIGPIPE and SIGXFSZ; the program expects the defaults")

@@ -14,8 +14,8 @@ from typing import BinaryIO
 from minicontainer import archives, changesets, tar
 from minicontainer.archives import InvalidLayer, Reader
 from minicontainer.changesets import DIRECTORY, OPAQUE, WHITEOUT, Path, is_whiteout, open_real
-from minicontainer.linux import syscalls
-from minicontainer.linux.flags import OVERLAY_OPAQUE, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+from minicontainer.linux import procfs, syscalls
+from minicontainer.linux.flags import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from minicontainer.oci import image
 
 CHUNK = 1 << 20
@@ -165,5 +165,5 @@ def _add(
             archive.addfile(member, content)
     else:
         archive.addfile(member)
-    if stat.S_ISDIR(found.st_mode) and OVERLAY_OPAQUE in os.listxattr(full):
+    if stat.S_ISDIR(found.st_mode) and procfs.overlay_opaque() in os.listxattr(full):
         archive.addfile(archives.marker(path + b"/" + OPAQUE))

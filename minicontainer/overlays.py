@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from minicontainer.errors import Error
-from minicontainer.linux import syscalls
+from minicontainer.linux import procfs, syscalls
 from minicontainer.linux.flags import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -21,7 +21,6 @@ from minicontainer.linux.flags import (
     MS_RDONLY,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
-    OVERLAY_OPAQUE,
 )
 from minicontainer.oci.runtime import IdMapping
 from minicontainer.plan import Step
@@ -30,7 +29,6 @@ from minicontainer.values import Any
 Mapping = Sequence[IdMapping]
 Do = Callable[[Step], Any]  # who executes a step, and may show it before
 
-OPAQUE = OVERLAY_OPAQUE  # the xattr of a directory that hides what is below it
 OPTIONS_LIMIT = 4000  # mount(2) takes a page of options
 # The upper must say by itself what it changes, for `layers.diff`; and nothing in a layer may redirect: overlayfs.rst
 READ_OPTIONS = "redirect_dir=nofollow,metacopy=off"
@@ -86,13 +84,26 @@ def _inherit_root(lower: str, upper: str) -> None:
 
 
 def _mount_overlay(lowers: Sequence[str], upper: str, work: str, target: str, do: Do) -> None:
-    data = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{OPTIONS}"
+    how = _here(OPTIONS)
+    data = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{how}"
     with ExitStack() as undo:
         if len(data) > OPTIONS_LIMIT or any(mark in path for path in (*lowers, upper, work) for mark in ":,\\"):
             short = [_short(path, undo) for path in (*lowers, upper, work)]
-            data = f"lowerdir={':'.join(short[:-2])},upperdir={short[-2]},workdir={short[-1]},{OPTIONS}"
+            data = f"lowerdir={':'.join(short[:-2])},upperdir={short[-2]},workdir={short[-1]},{how}"
         why = "the image's layers, read-only, below a directory of the container's own; only this process sees it"
-        do(Step(syscalls.mount, ("overlay", target, "overlay", 0, data), why))
+        try:
+            do(Step(syscalls.mount, ("overlay", target, "overlay", 0, data), why))
+        except PermissionError:
+            if not procfs.in_user_namespace():
+                raise
+            raise Error(
+                f"this kernel mounts no overlay in a user namespace at {target}; try: Linux 5.11, or sudo"
+            ) from None
+
+
+def _here(options: str) -> str:
+    """The options, with the marks that this process may read: those of user.* where it is not the host's root."""
+    return f"{options},userxattr" if procfs.in_user_namespace() else options
 
 
 def mount_read_only(lowers: Sequence[str]) -> str:
@@ -104,7 +115,7 @@ def mount_read_only(lowers: Sequence[str]) -> str:
         return lowers[0]
     target = os.path.dirname(lowers[0])
     with ExitStack() as undo:
-        data = f"lowerdir={':'.join(_short(lower, undo) for lower in lowers)},{READ_OPTIONS}"
+        data = f"lowerdir={':'.join(_short(lower, undo) for lower in lowers)},{_here(READ_OPTIONS)}"
         syscalls.mount("overlay", target, "overlay", MS_RDONLY, data)
     return target
 

@@ -121,7 +121,8 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
         states.write_state(directory, state)
         files.write(f"{directory}/{states.CONFIG}", text)
         undo.callback(remove_cgroups, state)
-        run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
+        if state.cgroups:
+            run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
         pid = _make_child(undo, opened, root, spec, state, caller)
         state = state._replace(pid=pid, start_time=procfs.start_time(pid) or 0, status=Status.CREATED)
         states.write_state(directory, state)
@@ -147,7 +148,9 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     born = [namespace.type for namespace in spec.linux.namespaces if not namespace.path]
     new = sum(NAMESPACES[kind][0] for kind in born if kind != "time")
     child = child._replace(
-        mapped=bool(new & CLONE_NEWUSER), keyring="" if caller.no_new_keyring else f"_ses.{state.id}"
+        mapped=bool(new & CLONE_NEWUSER),
+        dumpable=int(bool(new & CLONE_NEWUSER) and procfs.in_user_namespace()),
+        keyring="" if caller.no_new_keyring else f"_ses.{state.id}",
     )
     hooked = hosted(spec, state)
     joins = joins_by_path(opened, spec)

@@ -32,14 +32,14 @@ def interpreter_is_sealed() -> bool:
     return bool(os.statvfs(_RUNNING).f_flag & os.ST_RDONLY)
 
 
-def seal_interpreter(arguments: list[str], path: str = SEALED) -> None:
-    """Start this program again, with `arguments` (sys.orig_argv), from a read-only mount of the interpreter.
+def seal_interpreter(arguments: list[str], path: str = SEALED, running: str = _RUNNING) -> None:
+    """Start this program again, with `arguments` (sys.orig_argv), from a read-only mount of the interpreter `running`.
 
     The mount is kept at `path`. Returns if the interpreter is sealed already.
     """
     if interpreter_is_sealed():
         return
-    tree = open_tree(AT_FDCWD, _RUNNING, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    tree = open_tree(AT_FDCWD, running, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
     mount_setattr(tree, "", AT_EMPTY_PATH, MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE)
     with suppress(OSError):  # a mount that cannot be kept lives as long as the program
         keep(tree, path)

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from minicontainer import files, overlays
+from minicontainer import files
+from minicontainer.linux import procfs
 from minicontainer.oci.image import Descriptor, ImageConfig, InvalidImage, Manifest
 from minicontainer.store import Store
 
@@ -128,6 +129,6 @@ def _without_repeats(topmost_first: Sequence[str]) -> tuple[str, ...]:
 def _visible(topmost_first: tuple[str, ...]) -> tuple[str, ...]:
     """The chain down to a layer that is opaque at its root: overlay looks for that mark below the root alone."""
     for number, directory in enumerate(topmost_first):
-        if overlays.OPAQUE in os.listxattr(directory):
+        if procfs.overlay_opaque() in os.listxattr(directory):
             return topmost_first[: number + 1]
     return topmost_first

@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import suppress
 
-from minicontainer import cgroups, files, json_documents
+from minicontainer import cgroups, files, json_documents, resources
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Spec, State, Status, to_json
@@ -59,7 +59,9 @@ def claim(root: str, container_id: str) -> str:
 
 def new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarchies) -> State:
     path = spec.linux.cgroups_path or container_id
-    groups = cgroups.resolve(found, path)
+    groups = writable(cgroups.resolve(found, path))
+    if not groups and resources.settings(spec.linux.resources, found.version2):
+        raise Error("linux.resources asks for limits, and no cgroup may be made here; try: sudo, or a delegated cgroup")
     if cgroups.processes(groups):
         raise Error(f"the cgroup {path} has processes already; try: another linux.cgroupsPath")
     now = time.time()
@@ -75,6 +77,20 @@ def new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarc
         cgroup_parents=cgroups.levels(path),
         hooks=tuple(name for name in spec.hooks._fields if getattr(spec.hooks, name)),
     )
+
+
+def writable(groups: dict[str, str]) -> dict[str, str]:
+    """Those that may be made: in a user namespace what is delegated to it, all of them for the host's root."""
+    if not procfs.in_user_namespace():
+        return groups
+    found = {}
+    for controller, directory in groups.items():
+        there = directory
+        while not os.path.isdir(there):
+            there = os.path.dirname(there)
+        if os.access(there, os.W_OK):
+            found[controller] = directory
+    return found
 
 
 def state(root: str, container_id: str) -> State:

@@ -283,7 +283,7 @@ class Supervisor:
         return step.execute()
 
     def _mapping(self) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]] | None:
-        if self.container.options.userns == "host":
+        if self.container.options.userns == "host" or not self.container.id_base:  # inside as outside
             return None
         mapping = (IdMapping(container_id=0, host_id=self.container.id_base, size=ID_RANGE),)
         return mapping, mapping

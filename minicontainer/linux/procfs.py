@@ -3,6 +3,7 @@
 The ground of everything; knows nothing of containers. Ruled by proc(5), cgroups(7).
 """
 
+from minicontainer.linux.flags import OVERLAY_OPAQUE
 from minicontainer.values import NamedTuple
 
 
@@ -66,6 +67,17 @@ def status(pid: int | str = "self") -> dict[str, str]:
     """/proc/PID/status as it stands: field to text."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="surrogateescape") as file:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+
+
+def in_user_namespace() -> bool:
+    """Whether this process has some ids only: it is not in the host's own user namespace. user_namespaces(7)"""
+    with open("/proc/self/uid_map", "rb") as file:
+        return int(file.read().split()[2]) < 1 << 31
+
+
+def overlay_opaque() -> str:
+    """The xattr of a directory that hides what is below it; without the host's root by the mount option userxattr."""
+    return "user.overlay.opaque" if in_user_namespace() else OVERLAY_OPAQUE
 
 
 def start_time(pid: int) -> int | None:

@@ -4,10 +4,11 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from minicontainer import cli
+from minicontainer import cli, rootless
 from minicontainer.errors import Error
 
 
@@ -56,16 +57,16 @@ def test_a_mistake_is_one_line(words: list[str], said: str, capsys: pytest.Captu
     assert capsys.readouterr().err.startswith(said)
 
 
-def test_who_is_not_root_is_told_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_who_is_not_root_becomes_so_in_a_namespace_of_their_own_but_not_for_help(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    entered: list[str] = []
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert cli.main(["ps"]) == 125
-    assert capsys.readouterr().err == (
-        "minicontainer: minicontainer ps needs root: it makes namespaces, cgroups and mounts; "
-        "try: sudo minicontainer ps\n"
-    )
+    monkeypatch.setattr(rootless, "enter", lambda place: entered.append(place.data))
+    assert cli.main(["--root", str(tmp_path), "ps"]) == 0
+    assert entered == [str(tmp_path)]
     assert cli.main(["ps", "--help"]) == 0
+    assert entered == [str(tmp_path)]
 
 
 def test_errors_of_the_user_and_of_the_kernel_are_lines_and_bugs_are_not(

@@ -22,7 +22,7 @@ MINICONTAINER = {
     4: "checks cgroups init build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs "
     "reports image_archives distribution registry_server notify",
     5: "states layer_workers transfers bars idmaps",
-    6: "operations snapshots registry",
+    6: "operations rootless snapshots registry",
     7: "runtime images build_cache build_outputs",
     8: "inspection runtime_cli supervisor",
     9: "runtime_main engine registry_commands",

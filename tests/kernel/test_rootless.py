@@ -1,0 +1,196 @@
+"""Without root: a person of the test's own, with a home and subordinate ids, in a mount namespace that dies with it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minicontainer.containers import Home
+from minicontainer.linux import flags, procfs, syscalls
+from minicontainer.oci.image import ContainerConfig
+from tests import attacks, images
+
+pytestmark = pytest.mark.kernel("overlay")
+ROOT = Path(__file__).parents[2]
+UID, FIRST = 4321, 300_000
+INTERPRETER = os.path.realpath(sys.executable)
+STATUS = "grep -E '^(NoNewPrivs|Seccomp|CapEff|CapBnd):' /proc/self/status"
+
+
+def bind(source: Path, target: str) -> None:
+    syscalls.mount(str(source), target, None, flags.MS_BIND)
+
+
+class Person:
+    """Who they are is in an /etc of this test's own; their home is below /home, the checkout at /srv."""
+
+    def __init__(self, tmp_path: Path, subordinate: str = f"person:{FIRST}:65536\n") -> None:
+        etc, homes = tmp_path / "etc", tmp_path / "homes"
+        etc.mkdir()
+        self.home = homes / "person"
+        self.home.mkdir(parents=True)
+        passwd = Path("/etc/passwd").read_text() + f"person:x:{UID}:{UID}::/home/person:/bin/sh\n"
+        for name, text in (("passwd", passwd), ("subuid", subordinate), ("subgid", subordinate)):
+            (etc / name).write_text(text)
+            bind(etc / name, f"/etc/{name}")
+        place = Home(data=str(self.home / ".local/share/minicontainer"))
+        images.put(place, "docker.io/library/busybox:latest", ContainerConfig(cmd=("sh",)),
+                   images.layer(images.busybox_files()))  # fmt: skip
+        shutil.rmtree(place.run, ignore_errors=True)
+        self.own()
+        for path in (homes, self.home):
+            path.chmod(0o755)
+        bind(homes, "/home")
+        bind(ROOT, "/srv")
+        # The interpreter's packages, where anybody can read them.
+        self.packages = [path.replace(str(ROOT), "/srv") for path in sys.path if path.endswith("site-packages")]
+
+    def own(self) -> None:
+        for parent, directories, files in os.walk(self.home):
+            for name in (".", *directories, *files):
+                os.lchown(f"{parent}/{name}", UID, UID)
+
+    def run(self, *words: str, path: str = "/usr/bin:/bin", python: str = INTERPRETER, cgroup: str = "",
+            **environment: str) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        """`minicontainer` as the person says it."""
+        variables = {"HOME": "/home/person", "PATH": path, "PYTHONPATH": ":".join(["/srv", *self.packages]),
+                     "PYTHONDONTWRITEBYTECODE": "1", **environment}  # fmt: skip
+        command = ["/usr/bin/setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all",
+                   python, "-m", "minicontainer.cli", *words]  # fmt: skip
+        if cgroup:
+            command = ["/bin/sh", "-c", f'echo $$ >{cgroup}/cgroup.procs; exec "$@"', "sh", *command]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd="/",
+                              stdin=subprocess.DEVNULL)  # fmt: skip
+
+    def said(self, *words: str, **more: str) -> str:
+        done = self.run(*words, **more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def test_a_container_of_a_person_has_all_walls_and_their_ids(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    said = person.said(
+        "run", "--rm", "busybox", "sh", "-c", f"id -u; cat /proc/self/uid_map; {STATUS}; ls /dev /proc/keys"
+    )
+    assert said.split()[:7] == ["0", "0", "0", "1", "1", "1", "65535"]
+    found = dict(line.split(":\t") for line in said.splitlines() if ":\t" in line)
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    assert bin(int(found["CapBnd"], 16)).count("1") == 11
+    one = person.said("run", "-d", "--name", "one", "-u", "web", "busybox", "sleep", "60").strip()
+    pid = int(re.findall(r'"Pid": (\d+)', person.said("inspect", "one"))[0])
+    assert procfs.status(pid)["Uid"].split() == [str(FIRST + 999)] * 4
+    assert os.stat(f"/proc/{pid}/root/bin").st_uid == UID
+    assert person.said("rm", "-f", one[:12]).strip() == one[:12]
+    assert procfs.start_time(pid) is None
+
+
+def test_the_life_of_a_person_s_containers(tmp_path: Path) -> None:
+    """Each command is a process of its own, and finds the namespace of those that run."""
+    person = Person(tmp_path)
+    assert person.said("images", "-q")
+    for name in ("one", "two"):
+        person.said("run", "-d", "--name", name, "busybox", "sh", "-c", "echo hello; exec sleep 60")
+    assert person.said("exec", "one", "id", "-u") == "0\n"
+    person.said("rm", "-f", "one")
+    assert person.said("exec", "-u", "web", "two", "id", "-u") == "1000\n"
+    attacks.eventually(lambda: person.said("logs", "two") == "hello\n")
+    assert "two" in person.said("ps")
+    supervisor = int(re.findall(r'"SupervisorPid": (\d+)', person.said("inspect", "two"))[0])
+    os.kill(supervisor, 9)
+    attacks.eventually(lambda: "Exited (137)" in person.said("ps", "-a"))
+    assert person.said("start", "two") == "two\n"
+    assert person.said("stop", "-t", "0", "two") == "two\n"
+    assert person.said("rm", "two") == "two\n"
+    assert person.said("ps", "-aq") == ""
+
+
+def test_an_image_is_built_and_its_files_are_the_person_s_or_of_their_ids(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    (person.home / "c").mkdir()
+    (person.home / "c/Dockerfile").write_text(
+        "FROM busybox\nCOPY a /a\nRUN mkdir /d; echo x >/d/x; rm /etc/group; chown 1000 /a\nRUN rm -r /d; mkdir /d\n"
+    )
+    (person.home / "c/a").write_text("A")
+    person.own()
+    person.said("build", "-q", "-t", "made", "/home/person/c")
+    said = person.said("run", "--rm", "made", "sh", "-c", "ls /d; ls -n /a | cut -c 1-40; cat /etc/group; true")
+    assert "1000" in said and "x" not in said.split()
+    assert "-rw-r--r-- 1 1000 0" in " ".join(said.split())
+
+
+def test_a_volume_is_written_as_the_person(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    (person.home / "v").mkdir()
+    person.own()
+    person.said("run", "--rm", "-v", "/home/person/v:/v", "busybox", "touch", "/v/mine")
+    assert (person.home / "v/mine").stat().st_uid == UID
+    denied = person.run("run", "--rm", "-v", "/etc:/v", "busybox", "touch", "/v/passwd", "/v/made")
+    assert denied.returncode != 0
+    assert not Path("/etc/made").exists()
+
+
+def test_the_interpreter_of_a_person_cannot_be_overwritten_by_their_container(tmp_path: Path) -> None:
+    """CVE-2019-5736 without root: root inside is the person outside, and the interpreter may be theirs."""
+    person = Person(tmp_path)
+    place = Home(data=str(person.home / ".local/share/minicontainer"))
+    loader = attacks.member("lib64/ld-linux-x86-64.so.2", attacks.program("loader"))
+    escape = attacks.member("escape", type=b"2", linkname="/proc/self/exe")
+    attacks.image(place, attacks.tar(loader, escape), name="loader")
+    shutil.copy("/usr/bin/python3", person.home / "python3")
+    shutil.rmtree(place.run, ignore_errors=True)
+    person.own()
+    before = (person.home / "python3").stat().st_mtime_ns
+    done = person.run("run", "--rm", "loader", "/escape", python="/home/person/python3")
+    assert done.stdout == "touch 30\n", done.stderr  # EROFS
+    assert (person.home / "python3").stat().st_mtime_ns == before
+
+
+def test_a_delegated_cgroup_limits_what_a_person_runs(tmp_path: Path) -> None:
+    own = {name: member.path for member in procfs.cgroups() for name in member.controllers}
+    if "memory" not in own:
+        return  # version 2 alone: its delegation is systemd's
+    person = Person(tmp_path)
+    refused = person.run("run", "--rm", "-m", "8m", "busybox", "true")
+    assert refused.returncode == 125 and "systemd-run --user" in refused.stderr
+    group = f"/sys/fs/cgroup/memory{own['memory']}/person-{os.getpid()}"
+    os.mkdir(group)
+    try:
+        for path in (group, f"{group}/cgroup.procs"):
+            os.chown(path, UID, UID)
+        eat = "x=x; while :; do x=$x$x; done"
+        done = person.run("run", "--name", "fat", "-m", "8m", "busybox", "sh", "-c", eat, cgroup=group)
+        assert done.returncode == 137, done.stderr
+        assert '"OOMKilled": true' in person.said("inspect", "fat")
+        person.said("rm", "fat")
+    finally:
+        for path, _, _ in os.walk(group, topdown=False):
+            os.rmdir(path)
+
+
+@pytest.mark.parametrize(("subordinate", "path", "said"), [
+    ("", "/usr/bin:/bin", "/etc/subuid gives no range of ids to person; try: sudo usermod --add-subuids"),
+    ("other:1:65536\n", "/usr/bin:/bin", "/etc/subuid gives no range of ids to person"),
+    ("person:300000:1000\n", "/usr/bin:/bin", "/etc/subuid gives person 1000 ids"),
+    (f"{UID}:300000:65536\n", "/nonexistent", "newuidmap is not installed"),
+])  # fmt: skip
+def test_what_is_missing_is_one_line_with_its_fix(tmp_path: Path, subordinate: str, path: str, said: str) -> None:
+    done = Person(tmp_path, subordinate).run("ps", path=path)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert said in done.stderr and "try: " in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--userns", "host"], "--userns host needs the host's root"),
+    (["-p", "8080:80"], "ports are published on a bridge, which needs root"),
+    (["--cpus", "1"], "a limit of cpu needs a cgroup of your own"),
+])  # fmt: skip
+def test_what_cannot_be_had_without_root_is_said(tmp_path: Path, words: list[str], said: str) -> None:
+    done = Person(tmp_path).run("run", "--rm", *words, "busybox", "true")
+    assert done.returncode == 125
+    assert said in done.stderr and done.stderr.count("\n") == 1
