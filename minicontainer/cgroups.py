@@ -139,8 +139,12 @@ def make_directory(path: str) -> None:
     """mkdir with parents; again, when a neighbour's removal took the parent away in between."""
     for _ in range(100):
         with suppress(FileNotFoundError, FileExistsError):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if not os.path.isdir(parent := os.path.dirname(path)):
+                make_directory(parent)
             os.mkdir(path, 0o755)
+            os.chmod(
+                path, 0o755
+            )  # whatever the umask: to mount its view, the container's root walks down to its cgroup
             return
         if os.path.isdir(path):
             return

@@ -171,6 +171,13 @@ def test_the_container_sees_its_cgroup_as_the_root(tmp_path: Path) -> None:
     assert "memory" in names or "cgroup.procs" in names
 
 
+def test_a_callers_umask_does_not_keep_the_container_from_its_view() -> None:
+    os.umask(0o077)
+    with group(Resources()) as directories:
+        for directory in {path for one in directories.values() for path in (one, os.path.dirname(one))}:
+            assert os.stat(directory).st_mode & 0o777 == 0o755, directory
+
+
 def test_a_container_s_oom_kill_is_counted(tmp_path: Path) -> None:
     def edit(config: Json) -> None:
         config["linux"]["resources"]["memory"] = {"limit": 16 * MIB, "swap": 16 * MIB}

@@ -207,6 +207,13 @@ def test_user_environment_and_directory(home: Home) -> None:
 
 
 @pytest.mark.kernel("overlay")
+def test_a_callers_umask_is_not_the_containers(home: Home) -> None:
+    os.umask(0o077)
+    status, said = shell(home, "ls -ld / /sys/fs/cgroup; id -u; ls /bin >/dev/null", user="1000:1000")
+    assert (status, [line[:10] for line in said.splitlines()]) == (0, ["drwxr-xr-x", "drwxr-xr-x", "1000"])
+
+
+@pytest.mark.kernel("overlay")
 def test_the_hosts_user_namespace_when_it_is_asked_for(home: Home) -> None:
     one = background(home, userns="host")
     assert os.readlink(f"/proc/{one.pid}/ns/user") == os.readlink("/proc/self/ns/user")
