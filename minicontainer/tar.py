@@ -166,10 +166,10 @@ def _header(block: bytes, source: Source) -> _Header:
         if number(checksum) != _sum(block) and number(checksum) != _signed_sum(block):
             raise ValueError("bad checksum")
         name = name.partition(b"\0")[0]
-        if prefix[0] and magic != GNU_MAGIC and kind != b"L" and kind != b"K":  # GNU's old format has times there
-            name = prefix.partition(b"\0")[0] + b"/" + name
         if kind == b"\0" and name.endswith(b"/"):  # the format before POSIX had no type for directories
             kind = b"5"
+        if prefix[0] and magic != GNU_MAGIC and kind != b"L" and kind != b"K":  # GNU's old format has times there
+            name = prefix.partition(b"\0")[0] + b"/" + name
         return _Header(
             name, number(mode), number(uid), number(gid), number(size), number(mtime), kind,
             link.partition(b"\0")[0], number(major), number(minor),
