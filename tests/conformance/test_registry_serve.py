@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import random
 import signal
 import ssl
 import subprocess
@@ -244,3 +245,36 @@ def test_a_layer_that_is_not_what_its_config_says_leaves_no_image(tmp_path: Path
     assert list(Path(home.data).glob("layers/*/*/diff")) == []
     images.open_store(home).collect()
     assert list(images.open_store(home).digests()) == []
+
+
+@pytest.mark.kernel("overlay")
+def test_kill_9_at_any_point_of_a_pull_leaves_a_store_that_is_whole(tmp_path: Path) -> None:
+    run("ip", "link", "set", "lo", "up")
+    store = Store(str(tmp_path / "oci"))
+    _layers(store, 5)
+    home = Home(data=str(tmp_path / "home"), run=str(tmp_path / "home/run"))
+    chance = random.Random(int.from_bytes(os.urandom(4), "big"))
+    with serving(tmp_path / "data") as (host, _):
+        registry.push(store, "many", f"{host}/many:1")
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                try:
+                    images.pull(home, f"{host}/many:1", unpack=True)
+                finally:
+                    os._exit(0)
+            time.sleep(chance.uniform(0, 0.25))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            mine = images.open_store(home)
+            for digest in mine.digests():
+                with mine.open(digest) as file:
+                    assert f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
+            for name, _ in mine.names():
+                assert mine.collect() == [], name
+        descriptor = images.pull(home, f"{host}/many:1", unpack=True)
+    images.repair(home)
+    manifest = images.open_store(home).manifest(descriptor)
+    lowers = snapshots.unpack(home.data, mine, manifest, mine.config(manifest))
+    assert sorted(os.listdir(f"{lower}/d")[0] for lower in lowers) == [f"f{number}" for number in range(5)]
+    assert os.listdir(f"{home.data}/staging") == os.listdir(f"{home.data}/oci/staging") == []
