@@ -88,6 +88,18 @@ def resolve(found: Hierarchies, path: str) -> dict[str, str]:
     return directories
 
 
+def below(directories: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
+    """The directories of cgroups below these, each as PATH or CONTROLLER:PATH."""
+    found = dict(directories)
+    for given in paths:
+        controllers, colon, path = given.rpartition(":")
+        names = controllers.split(",") if colon else list(found)
+        if ".." in path.split("/") or not set(names) <= set(found):
+            raise Error(f"--cgroup {given!r} names no cgroup of the container; try: a path below it")
+        found |= {name: os.path.normpath(f"{directories[name]}/{path}") for name in names}
+    return found
+
+
 # Make, join, measure, remove
 
 
@@ -99,8 +111,7 @@ def make(directories: Mapping[str, str], resources: Resources, version2: bool, d
             yield Step(inherit_cpuset, (directory,), "a new cpuset is empty, and an empty one lets no process in")
     wanted = settings(resources, version2)
     if version2:
-        names = tuple(sorted(controllers(wanted)))
-        yield Step(enable, (directories[UNIFIED], names), "its parents hand these controllers down")
+        yield from hand_down(directories, wanted)
     if devices and "devices" in directories:
         for rule in rules_of(resources):
             path = f"{directories['devices']}/devices.{'allow' if rule.allow else 'deny'}"
@@ -109,6 +120,11 @@ def make(directories: Mapping[str, str], resources: Resources, version2: bool, d
     if devices and version2 and not procfs.in_user_namespace():  # no device can be made there anyway
         arguments = (directories[UNIFIED], program(rules_of(resources)))
         yield Step(attach_devices, arguments, "only these devices may be opened or made")
+
+
+def hand_down(directories: Mapping[str, str], wanted: Iterable[Setting]) -> Plan[None]:
+    names = tuple(sorted(controllers(wanted)))
+    yield Step(enable, (directories[UNIFIED], names), "its parents hand these controllers down")
 
 
 def limit(directories: Mapping[str, str], wanted: Iterable[Setting], version2: bool) -> Plan[None]:
@@ -319,7 +335,7 @@ def stats(directories: Mapping[str, str]) -> Usage:
         directory = directories[UNIFIED]
         return Usage(
             memory_bytes=int(read(f"{directory}/memory.current")),
-            cpu_ns=_flat(f"{directory}/cpu.stat").get("usage_usec", 0) * 1000,
+            cpu_ns=flat(f"{directory}/cpu.stat").get("usage_usec", 0) * 1000,
             pids=int(read(f"{directory}/pids.current")),
         )
     return Usage(
@@ -359,11 +375,11 @@ def _limit(text: str) -> int | None:
 def oom_kills(directories: Mapping[str, str]) -> int:
     """How often the kernel killed a process of this cgroup for its memory."""
     if set(directories) == {UNIFIED}:
-        return _flat(f"{directories[UNIFIED]}/memory.events").get("oom_kill", 0)
-    return _flat(f"{directories['memory']}/memory.oom_control").get("oom_kill", 0) if "memory" in directories else 0
+        return flat(f"{directories[UNIFIED]}/memory.events").get("oom_kill", 0)
+    return flat(f"{directories['memory']}/memory.oom_control").get("oom_kill", 0) if "memory" in directories else 0
 
 
-def _flat(path: str) -> dict[str, int]:
+def flat(path: str) -> dict[str, int]:
     """A file of lines "name value"; an absent file has none."""
     try:
         return {name: int(value) for name, value in (line.split() for line in read(path).splitlines())}

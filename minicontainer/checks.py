@@ -8,7 +8,8 @@ import resource
 from collections.abc import Iterator
 
 from minicontainer.errors import Error
-from minicontainer.oci.runtime import Linux, Mount, Personality, Process, Spec
+from minicontainer.linux.flags import CAPABILITIES
+from minicontainer.oci.runtime import Capabilities, Linux, Mount, Personality, Process, Resources, Spec
 
 NAMESPACES = {"user", "mount", "pid", "network", "ipc", "uts", "cgroup", "time"}
 CLOCKS = {"monotonic", "boottime"}
@@ -34,8 +35,20 @@ def check(spec: Spec, has_console: bool) -> None:
     """Raise an Error that names the first thing in `spec` that cannot be had."""
     domain = spec.linux.personality
     scheduling = _scheduling(spec.process, domain)
+    if spec.oci_version.split(".")[0] != "1" or spec.oci_version.count(".") < 2:
+        raise Error(
+            f"config.json: ociVersion {spec.oci_version!r} is not of the versions 1.x.y that this runtime knows"
+        )
     for complaint in (*_process(spec.process, has_console), *scheduling, *_linux(spec), *_mounts(spec)):
         raise Error(f"config.json: {complaint}")
+
+
+def warnings(process: Process) -> Iterator[str]:
+    """What cannot be had and is left out, as the specification wants it: capabilities that are unknown here."""
+    for name, asked in (process.capabilities or Capabilities())._asdict().items():
+        for place, capability in enumerate(asked):
+            if capability not in CAPABILITIES:
+                yield f"process.capabilities.{name}[{place}]: {capability!r} is unknown and left out"
 
 
 def check_process(process: Process, has_console: bool) -> None:
@@ -94,8 +107,25 @@ def _linux(spec: Spec) -> Iterator[str]:
     yield from (
         f"linux.devices: {device.path} is of no known type" for device in linux.devices if device.type not in "cubp"
     )
+    for place, namespace in enumerate(linux.namespaces):
+        if namespace.path and not namespace.path.startswith("/"):
+            yield f"linux.namespaces[{place}].path: {namespace.path!r} is not an absolute path"
+    for field, paths in (("maskedPaths", linux.masked_paths), ("readonlyPaths", linux.readonly_paths)):
+        for place, path in enumerate(paths):
+            if not path.startswith("/"):
+                yield f"linux.{field}[{place}]: {path!r} is not an absolute path"
     yield from _sysctls(linux)
     yield from _clocks(linux)
+    yield from _resources(linux.resources)
+
+
+def _resources(resources: Resources) -> Iterator[str]:
+    for place, device in enumerate(resources.block_io.weight_device):
+        if device.weight is None and device.leaf_weight is None:
+            yield f"linux.resources.blockIO.weightDevice[{place}] has neither weight nor leafWeight"
+    for name, limit in resources.rdma.items():
+        if limit.hca_handles is None and limit.hca_objects is None:
+            yield f"linux.resources.rdma.{name} has neither hcaHandles nor hcaObjects"
 
 
 def _clocks(linux: Linux) -> Iterator[str]:

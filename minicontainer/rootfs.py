@@ -304,11 +304,11 @@ def close_off(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
             yield Step(mount_setattr, arguments, "its mount points are made: read-only from here on")
     if spec.root.readonly:
         yield Step(mount_setattr, (AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY), "the rootfs is read-only")
-    if propagation := PROPAGATION.get(spec.linux.rootfs_propagation, 0):
-        yield Step(mount, (None, "/", None, propagation), "the propagation that config.json asks for")
     for path in filter(os.path.exists, spec.linux.readonly_paths):
         yield Step(make_readonly, (path,), "it shows the whole host: to be read only")
     yield from _mask(spec.linux.masked_paths)
+    if propagation := PROPAGATION.get(spec.linux.rootfs_propagation, 0):
+        yield Step(mount, (None, "/", None, propagation), "the propagation that config.json asks for")
 
 
 def attach(descriptor: int, destination: str, directory: bool, fstype: str) -> None:

@@ -29,7 +29,7 @@ from minicontainer.linux.flags import (
     CLONE_NEWUTS,
     MOUNT_ATTR_IDMAP,
 )
-from minicontainer.linux.syscalls import clone3, mount_setattr
+from minicontainer.linux.syscalls import clone3, mount_setattr, namespace_kind
 from minicontainer.oci.runtime import Hook, IdMapping, Process, Rlimit, Seccomp, Spec, State, Status
 from minicontainer.operations import delete as delete
 from minicontainer.operations import kill as kill
@@ -66,6 +66,9 @@ class Caller(NamedTuple):
     pid_file: str | None = None
     preserve_fds: int = 0
     listen_fds: int = 0
+    ignore_paused: bool = False  # of `exec`, like the next
+    subgroups: tuple[str, ...] = ()
+    warn: Callable[[str], None] | None = None  # hears of what is left out
     no_pivot: bool = False
     no_new_keyring: bool = False
     parent_death_signal: int = 0
@@ -111,6 +114,9 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     bundle = os.path.abspath(bundle)
     text, spec = states.read_spec(f"{bundle}/{states.CONFIG}")
     checks.check(spec, caller.console_socket is not None)
+    if caller.warn is not None:
+        for warning in checks.warnings(spec.process):
+            caller.warn(warning)
     with ExitStack() as undo, Descriptors() as opened:
         directory = states.claim(root, container_id)
         undo.callback(files.remove_tree, directory)
@@ -268,6 +274,7 @@ def _child(
 def filter_of(profile: Seccomp | None, cache: str) -> init.Filter | None:
     if profile is None:
         return None
+    seccomp.check(profile)
     notifies = seccomp.notifies(profile)
     return init.Filter(seccomp.program(profile, cache), seccomp.load_flags(profile), notifies)
 
@@ -305,7 +312,10 @@ def joins_by_path(opened: Descriptors, spec: Spec) -> list[init.Join]:
     for namespace in sorted(spec.linux.namespaces, key=lambda one: one.type == "user"):
         if namespace.path:
             flag, _ = NAMESPACES[namespace.type]
-            joins.append(init.Join(opened.add(os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)), flag))
+            descriptor = opened.add(os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC))
+            if namespace_kind(descriptor) != flag:
+                raise Error(f"linux.namespaces: {namespace.path} is no {namespace.type} namespace")
+            joins.append(init.Join(descriptor, flag))
     return joins
 
 
@@ -421,7 +431,9 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         CommandNotFound, CommandNotExecutable: the program cannot be run.
     """
     caller = Caller(**given)
-    current = live(root, container_id, Status.CREATED, Status.RUNNING)
+    paused = (Status.PAUSED,) if caller.ignore_paused else ()
+    current = live(root, container_id, Status.CREATED, Status.RUNNING, *paused)
+    current = current._replace(cgroups=cgroups.below(current.cgroups, caller.subgroups))
     checks.check_process(process, caller.console_socket is not None)
     _, spec = states.read_spec(f"{root}/{container_id}/{states.CONFIG}")
     with ExitStack() as undo, Descriptors() as opened:

@@ -6,53 +6,18 @@ its callers rely on. Arguments are parsed by hand and each command imports what 
 
 import os
 import sys
-from collections.abc import Callable
 
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
-from minicontainer.values import TYPE_CHECKING, NamedTuple, NoReturn
+from minicontainer.runtime_options import Command, Flag, Options, parse, root_of
+from minicontainer.values import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from minicontainer.oci.runtime import Process, State
     from minicontainer.plan import Explain
 
 VERSION = "0.1.0"
-ROOT = "/run/minicontainer/runtime"
 NAME = "minicontainer-runtime"
 _EXEC_FAILED = 255  # what `exec` ends with when it is not the program that failed: runc's convention
-
-
-class Flag(NamedTuple):
-    """What a flag is for; `value` names what follows it, an empty one is a switch."""
-
-    help: str
-    value: str = ""
-    repeated: bool = False
-
-
-class Options(NamedTuple):
-    """Arguments after parsing: flags by their long name, and what is not a flag."""
-
-    values: dict[str, list[str]]
-    rest: list[str]
-
-    def text(self, name: str, default: str = "") -> str:
-        return self.values.get(name, [default])[-1]
-
-    def number(self, name: str) -> int:
-        text = self.text(name, "0")
-        if not text.isdecimal():
-            raise Error(f"--{name} {text!r} is not a number")
-        return int(text)
-
-    def has(self, name: str) -> bool:
-        return name in self.values and self.text(name) != "false"
-
-
-class Command(NamedTuple):
-    function: Callable[[Options, Options], int]
-    usage: str
-    help: str
-    flags: dict[str, Flag]
 
 
 GLOBAL_FLAGS = {
@@ -68,8 +33,6 @@ GLOBAL_FLAGS = {
     "version": Flag("print the version"),
     "help": Flag("print this help"),
 }  # fmt: skip
-_SHORT = {"v": "version", "h": "help", "b": "bundle", "f": "force", "a": "all", "d": "detach", "t": "tty", "q": "quiet"}
-_SHORT |= {"e": "env", "u": "user", "g": "additional-gids", "c": "cap", "p": "process"}
 _CREATE_FLAGS = {
     "bundle": Flag("the directory of config.json", "DIRECTORY"),
     "pid-file": Flag("a file for the pid of the first process", "FILE"),
@@ -95,10 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
         name, *rest = options.rest
         if options.has("systemd-cgroup"):
             raise Error("--systemd-cgroup is not supported; try: the cgroupfs driver of your engine")
-        if name not in COMMANDS:
+        command = COMMANDS.get(name) or all_commands().get(name)
+        if command is None:
             raise Error(f"{name} is not a command of {NAME}; try: --help")
-        command = COMMANDS[name]
-        own = parse(rest, command.flags | {"help": GLOBAL_FLAGS["help"]}, stop_at_rest=name == "exec")
+        if options.text("log-format", "text") not in ("text", "json"):
+            raise Error(f"invalid log-format: {options.text('log-format')}; try: json")
+        own = parse(rest, command.flags | {"help": GLOBAL_FLAGS["help"]}, stop_at_rest=name in ("exec", "ps"))
         if own.has("help"):
             print(usage_of(name, command))
             return 0
@@ -109,37 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
         return failed
 
 
-def parse(arguments: list[str], flags: dict[str, Flag], stop_at_rest: bool = False) -> Options:
-    """Flags as `--name value`, `--name=value`, `-name value` and `-n value`; what comes after `--` is no flag."""
-    values: dict[str, list[str]] = {}
-    rest: list[str] = []
-    pending = list(arguments)
-    while pending:
-        argument = pending.pop(0)
-        if argument == "--":
-            rest += pending
-            break
-        if not argument.startswith("-") or argument == "-":
-            rest.append(argument)
-            if stop_at_rest:
-                rest += pending
-                break
-            continue
-        name, equals, value = argument.lstrip("-").partition("=")
-        name = name if name in flags else _SHORT.get(name, name)
-        if name not in flags:
-            raise Error(f"flag provided but not defined: -{name}; try: --help")
-        if flags[name].value and not equals:
-            if not pending:
-                raise Error(f"flag needs an argument: -{name}; try: --{name} {flags[name].value}")
-            value = pending.pop(0)
-        values.setdefault(name, []).append(value)
-    return Options(values, rest)
-
-
-def complain(options: Options, text: str) -> None:
+def complain(options: Options, text: str, level: str = "error") -> None:
     """One line for people on stderr, and one for the engine in its log."""
-    print(f"{NAME}: {text}", file=sys.stderr)
+    print(f"{NAME}: {'' if level == 'error' else f'{level}: '}{text}", file=sys.stderr)
     path = options.text("log")
     if not path:
         return
@@ -148,16 +85,16 @@ def complain(options: Options, text: str) -> None:
 
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if options.text("log-format") == "json":
-        line = json.dumps({"level": "error", "msg": text, "time": now})
+        line = json.dumps({"level": level, "msg": text, "time": now})
     else:
-        line = f"time={json.dumps(now)} level=error msg={json.dumps(text)}"
+        line = f"time={json.dumps(now)} level={level} msg={json.dumps(text)}"
     with open(path, "a", encoding="utf-8") as log:
         log.write(line + "\n")
 
 
 def _said(arguments: list[str], error: Exception) -> str:
     """The text as runc words it: docker makes exit codes 126 and 127 of its parts."""
-    command = next((argument for argument in arguments if argument in COMMANDS), "")
+    command = next((argument for argument in arguments if argument in all_commands()), "")
     if isinstance(error, CommandNotFound | CommandNotExecutable):
         return f"{command} failed: unable to start container process: {error}"
     return f"{command} failed: {error}" if command else str(error)
@@ -165,7 +102,7 @@ def _said(arguments: list[str], error: Exception) -> str:
 
 def usage() -> str:
     lines = [f"{NAME} [FLAG]... COMMAND [FLAG]... [ARGUMENT]...", "", "Commands:"]
-    lines += [f"  {name:10}{command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:12}{command.help}" for name, command in all_commands().items()]
     return "\n".join([*lines, "", "Flags:", *_flag_lines(GLOBAL_FLAGS)])
 
 
@@ -177,22 +114,19 @@ def _flag_lines(flags: dict[str, Flag]) -> list[str]:
     return [f"  {f'--{name} {flag.value}':28}{flag.help}" for name, flag in flags.items()]
 
 
-def _one(own: Options) -> str:
-    if len(own.rest) != 1:
-        raise Error(f"one container id is needed, and {len(own.rest)} arguments are given; try: --help")
-    return own.rest[0]
-
-
-def _root(options: Options) -> str:
-    return os.path.abspath(options.text("root", ROOT))
-
-
 def _explain(options: Options) -> "Explain | None":
     if not options.has("explain") and not options.has("step"):
         return None
     from minicontainer.plan import explain_on
 
     return explain_on(2, "runtime", options.has("step"))
+
+
+def all_commands() -> dict[str, Command]:
+    """Those that a container's start needs, and the others, which it does not load."""
+    from minicontainer.runtime_reports import COMMANDS as OTHERS
+
+    return COMMANDS | OTHERS
 
 
 # Commands
@@ -204,21 +138,29 @@ def _create(options: Options, own: Options) -> int:
 
 
 def _make(options: Options, own: Options, explain: "Explain | None") -> "State":
-    container_id = _one(own)
+    container_id = own.one()
     _seal()
     from minicontainer import runtime
 
     return runtime.create(
-        _root(options),
+        root_of(options),
         container_id,
         own.text("bundle", "."),
         console_socket=own.text("console-socket") or None,
         pid_file=own.text("pid-file") or None,
         preserve_fds=own.number("preserve-fds"),
+        listen_fds=_listen_fds(),
+        warn=lambda text: complain(options, text, "warning"),
         no_pivot=own.has("no-pivot"),
         no_new_keyring=own.has("no-new-keyring"),
         explain=explain,
     )
+
+
+def _listen_fds() -> int:
+    """How many sockets systemd gives to this process: sd_listen_fds(3)."""
+    count = os.environ.get("LISTEN_FDS", "")
+    return int(count) if os.environ.get("LISTEN_PID") == str(os.getpid()) and count.isdecimal() else 0
 
 
 def _seal() -> None:
@@ -231,7 +173,7 @@ def _seal() -> None:
 def _start(options: Options, own: Options) -> int:
     from minicontainer import operations
 
-    operations.start(_root(options), _one(own), _explain(options))
+    operations.start(root_of(options), own.one(), _explain(options))
     return 0
 
 
@@ -241,15 +183,15 @@ def _run(options: Options, own: Options) -> int:
     from minicontainer import runtime
 
     try:
-        runtime.start(_root(options), made.id, explain)
+        runtime.start(root_of(options), made.id, explain)
         if own.has("detach"):
             return 0
         status = _wait(made.pid)
     except BaseException:
-        runtime.delete(_root(options), made.id, force=True)
+        runtime.delete(root_of(options), made.id, force=True)
         raise
     if not own.has("keep"):
-        runtime.delete(_root(options), made.id, force=True, explain=explain)
+        runtime.delete(root_of(options), made.id, force=True, explain=explain)
     return status
 
 
@@ -266,36 +208,13 @@ def _wait(pid: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _state(options: Options, own: Options) -> int:
-    import json
-
-    from minicontainer import states
-
-    print(json.dumps(_public(states.state(_root(options), _one(own))), indent=2))
-    return 0
-
-
-def _public(state: "State") -> dict[str, object]:
-    return {
-        "ociVersion": state.oci_version,
-        "id": state.id,
-        "pid": state.pid,
-        "status": state.status,
-        "bundle": state.bundle,
-        "rootfs": state.rootfs,
-        "created": state.created,
-        "annotations": dict(state.annotations),
-        "owner": "",
-    }
-
-
 def _kill(options: Options, own: Options) -> int:
     from minicontainer import operations
 
     if not own.rest or len(own.rest) > 2:
         raise Error("a container id and at most one signal are needed; try: kill ID TERM")
     number = signal_number(own.rest[1] if len(own.rest) == 2 else "TERM")
-    operations.kill(_root(options), own.rest[0], number, own.has("all"), _explain(options))
+    operations.kill(root_of(options), own.rest[0], number, own.has("all"), _explain(options))
     return 0
 
 
@@ -315,21 +234,21 @@ def signal_number(text: str) -> int:
 def _delete(options: Options, own: Options) -> int:
     from minicontainer import operations
 
-    operations.delete(_root(options), _one(own), own.has("force"), _explain(options))
+    operations.delete(root_of(options), own.one(), own.has("force"), _explain(options))
     return 0
 
 
 def _pause(options: Options, own: Options) -> int:
     from minicontainer import operations
 
-    operations.pause(_root(options), _one(own))
+    operations.pause(root_of(options), own.one())
     return 0
 
 
 def _resume(options: Options, own: Options) -> int:
     from minicontainer import operations
 
-    operations.resume(_root(options), _one(own))
+    operations.resume(root_of(options), own.one())
     return 0
 
 
@@ -341,12 +260,15 @@ def _exec(options: Options, own: Options) -> int:
         raise Error("a container id is needed; try: exec ID COMMAND")
     container_id = own.rest[0]
     pid = runtime.execute(
-        _root(options),
+        root_of(options),
         container_id,
-        _process(_root(options), container_id, own),
+        _process(root_of(options), container_id, own),
         console_socket=own.text("console-socket") or None,
         pid_file=own.text("pid-file") or None,
         preserve_fds=own.number("preserve-fds"),
+        listen_fds=_listen_fds(),
+        ignore_paused=own.has("ignore-paused"),
+        subgroups=tuple(own.values.get("cgroup", ())),
         explain=_explain(options),
     )
     return 0 if own.has("detach") else _wait(pid)
@@ -364,6 +286,8 @@ def _process(root: str, container_id: str, own: Options) -> "Process":
         return process._replace(terminal=True) if own.has("tty") else process
     process = runtime.recorded_spec(root, container_id).process
     process = process._replace(
+        apparmor_profile=own.text("apparmor", process.apparmor_profile),
+        selinux_label=own.text("process-label", process.selinux_label),
         args=tuple(own.rest[1:]),
         cwd=own.text("cwd", process.cwd),
         env=(*process.env, *own.values.get("env", ())),
@@ -371,9 +295,13 @@ def _process(root: str, container_id: str, own: Options) -> "Process":
         no_new_privileges=process.no_new_privileges or own.has("no-new-privs"),
     )
     if own.text("user") or own.values.get("additional-gids"):
-        uid, _, gid = own.text("user", f"{process.user.uid}:{process.user.gid}").partition(":")
-        groups = tuple(map(int, own.values.get("additional-gids", ())))
-        process = process._replace(user=User(uid=int(uid), gid=int(gid or 0), additional_gids=groups))
+        uid, _, gid = own.text("user", str(process.user.uid)).partition(":")
+        groups = own.values.get("additional-gids", [])
+        for name, text in (("user", uid), ("user", gid or "0"), *(("additional-gids", one) for one in groups)):
+            if not text.isdecimal():
+                raise Error(f"--{name}: {text!r} is not a number; try: --user UID[:GID]")
+        user = User(uid=int(uid), gid=int(gid or process.user.gid), additional_gids=tuple(map(int, groups)))
+        process = process._replace(user=user)
     if own.values.get("cap") and process.capabilities:
         asked = tuple(own.values["cap"])
         sets = process.capabilities
@@ -385,37 +313,9 @@ def _process(root: str, container_id: str, own: Options) -> "Process":
     return process
 
 
-def _list(options: Options, own: Options) -> int:
-    from minicontainer import states
-
-    found = states.containers(_root(options))
-    if own.has("quiet"):
-        print("\n".join(state.id for state in found))
-    elif own.text("format") == "json":
-        import json
-
-        print(json.dumps([_public(state) for state in found]))
-    else:
-        rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
-        rows += [(state.id, str(state.pid), state.status, state.bundle, state.created, "root") for state in found]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    return 0
-
-
-def _ps(options: Options, own: Options) -> int:
-    from minicontainer import cgroups, states
-
-    pids = sorted(cgroups.processes(states.state(_root(options), _one(own)).cgroups))
-    print(pids if own.text("format") == "json" else "\n".join(["PID", *map(str, pids)]))
-    return 0
-
-
 COMMANDS = {
     "create": Command(_create, "[FLAG]... ID", "make a container, up to the moment before its program", _CREATE_FLAGS),
     "start": Command(_start, "ID", "run the program of a container that was created", {}),
-    "state": Command(_state, "ID", "print what is known of a container, as JSON", {}),
     "kill": Command(
         _kill, "ID [SIGNAL]", "send a signal to the first process", {"all": Flag("to all processes of the container")}
     ),
@@ -445,14 +345,14 @@ COMMANDS = {
             "additional-gids": Flag("one more group", "GID", repeated=True),
             "cap": Flag("one more capability", "CAPABILITY", repeated=True),
             "no-new-privs": Flag("no program gives more privileges than it has"),
+            "cgroup": Flag("a cgroup below the container's, [CONTROLLER:]PATH", "PATH", repeated=True),
+            "ignore-paused": Flag("also in a container that is paused: it waits until that is resumed"),
+            "apparmor": Flag("its AppArmor profile, where the host has AppArmor", "PROFILE"),
+            "process-label": Flag("its SELinux label, where the host has SELinux", "LABEL"),
         },
-    ),
-    "list": Command(
-        _list, "", "list containers", {"format": Flag("table or json", "FORMAT"), "quiet": Flag("ids alone")}
     ),
     "pause": Command(_pause, "ID", "freeze all processes of a container", {}),
     "resume": Command(_resume, "ID", "let them go on", {}),
-    "ps": Command(_ps, "ID", "list the processes of a container", {"format": Flag("table or json", "FORMAT")}),
 }  # fmt: skip
 
 

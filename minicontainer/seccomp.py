@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
     "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
 }  # fmt: skip
-_COMPARE = {"NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"}
+COMPARE = {"NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"}
 _SOME_VERSION = "1"  # of what compile_profile makes: part of the digest
 
 # What a program in a container needs; everything else gets EPERM. From what docker's and podman's profiles allow
@@ -79,6 +79,17 @@ _NAMESPACES = 0x7E020000
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _AF_VSOCK = 40
 NOTIFY = "SCMP_ACT_NOTIFY"
+ACTIONS = (
+    NOTIFY,
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+)
 _ACT_NOTIFY = 0x7FC00000  # seccomp.h, which pyseccomp may not name
 _UNKNOWN = -1  # __NR_SCMP_ERROR of seccomp.h
 _X32_BIT = 0x40000000  # __X32_SYSCALL_BIT of asm/unistd.h
@@ -142,6 +153,20 @@ def notifies(profile: Seccomp) -> bool:
     if not profile.listener_path:
         raise Error(f"linux.seccomp: {NOTIFY} needs listenerPath, the socket of an agent")
     return True
+
+
+def check(profile: Seccomp) -> None:
+    """Refuse what config-linux.md does not allow in a profile."""
+    if profile.listener_metadata and not profile.listener_path:
+        raise Error("linux.seccomp.listenerMetadata needs listenerPath")
+    given = [("linux.seccomp.defaultErrnoRet", profile.default_action, profile.default_errno_ret)]
+    for place, rule in enumerate(profile.syscalls):
+        given.append((f"linux.seccomp.syscalls[{place}].errnoRet", rule.action, rule.errno_ret))
+        if not rule.names:
+            raise Error(f"linux.seccomp.syscalls[{place}].names is empty")
+    for field, action, number in given:
+        if number is not None and action not in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
+            raise Error(f"{field}: the action {action} returns no errno")
 
 
 def load_flags(profile: Seccomp) -> int:
@@ -219,7 +244,7 @@ def _add(pyseccomp: Any, filters: Any, action: int, name: str, rule: SeccompRule
 
 def _argument(pyseccomp: Any, argument: SeccompArgument) -> Any:
     op = argument.op.removeprefix("SCMP_CMP_")
-    if op not in _COMPARE:
+    if op not in COMPARE:
         raise Error(f"linux.seccomp: the operator {argument.op} is not known; try: SCMP_CMP_EQ")
     values = (argument.value, argument.value_two) if op == "MASKED_EQ" else (argument.value,)
     return pyseccomp.Arg(argument.argument, getattr(pyseccomp, op), *values)

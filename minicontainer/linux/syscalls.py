@@ -188,6 +188,17 @@ def setns(fd: int, nstype: int) -> None:
     _check(_setns(fd, nstype))
 
 
+_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+
+
+def namespace_kind(fd: int) -> int:
+    """ioctl_ns(2), NS_GET_NSTYPE: the CLONE_NEW flag of a namespace, 0 for a file that is none."""
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        return 0
+
+
 class _CloneArgs(ctypes.Structure):
     _fields_ = [
         (name, c_uint64)

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.engine("dockerd", "docker", "runc")
 
 RUNTIMES = ("ours", "runc")
 Command = tuple[str, ...]
+LIMITS = [f"/sys/fs/cgroup/{one}" for one in ("memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes",
+                                              "cpu/cpu.cfs_quota_us", "pids/pids.max", "cpu/cpu.shares")]  # fmt: skip
 
 
 class Docker(NamedTuple):
@@ -36,6 +38,7 @@ class Docker(NamedTuple):
         """Without what differs between any two runs, and without the runtime's name; errors may come in any order."""
         text = re.sub(r"\b[0-9a-f]{64}\b", "ID", said.text)
         text = re.sub(rf"\b({runtime}|runc) create failed", "create failed", text.replace(f"box-{runtime}", "NAME"))
+        text = re.sub(r"(?m)^ *\d+ +(sh|sleep)$", r"PID \1", text)
         return Said(said.status, "\n".join(sorted(text.splitlines())))
 
 
@@ -126,7 +129,7 @@ def test_a_volume_of_any_propagation(docker: Docker, options: str) -> None:
 
 
 def test_a_life_with_exec_logs_pause_kill_and_stop(docker: Docker) -> None:
-    script = "trap 'echo got it; exit 3' TERM; echo begun; while :; do sleep 0.05; done"
+    script = "trap 'echo got it; exit 3' TERM; echo begun; while :; do sleep 600 & wait $!; done"
     name = "box-RT"
     steps = [
         ("run", "-d", "--name", name, "--network", "none", "--runtime", "RT", "box", "sh", "-c", script),
@@ -140,6 +143,11 @@ def test_a_life_with_exec_logs_pause_kill_and_stop(docker: Docker) -> None:
         ("exec", name, "true"),
         ("inspect", "--format", "{{.State.Status}}", name),
         ("unpause", name),
+        ("update", "--memory=50m", "--memory-swap=60m", "--cpus=0.3", "--pids-limit=33", "--cpu-shares=99", name),
+        ("exec", name, "cat", *LIMITS),
+        ("update", "--memory=90m", "--memory-swap=100m", name),
+        ("exec", name, "cat", *LIMITS),
+        ("top", name, "-o", "pid,comm"),
         ("kill", name),
         ("wait", name),
         ("start", name),

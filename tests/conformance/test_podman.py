@@ -159,6 +159,8 @@ def test_a_life_with_exec_logs_stats_pause_kill_and_stop(podman: Podman) -> None
         ("exec", "life", "/etc/passwd"),
         ("exec", "-d", "life", "true"),
         ("stats", "--no-stream", "--format", "{{.Name}}", "life"),
+        ("update", "--memory=50m", "--memory-swap=60m", "--cpus=0.3", "--pids-limit=33", "--cpu-shares=99", "life"),
+        ("exec", "life", "cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/pids/pids.max"),
         ("pause", "life"),
         ("exec", "life", "true"),
         ("inspect", "--format", "{{.State.Status}}", "life"),

@@ -14,19 +14,19 @@ ROOT = Path(__file__).parents[2]
 MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags file_modes",
     1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference plan archives "
-    "credentials arguments dockerfile live_view cache_mounts remotes oci/fields mount_options",
+    "credentials arguments dockerfile live_view cache_mounts remotes oci/fields mount_options runtime_options",
     2: "oci/runtime linux/nftables logs linux/processes oci/image containers sealing context tar changesets "
     "registry_users",
     3: "overlays seccomp rootfs agent_socket store layers bundle ports run_options copying stages settings "
     "resources devices hooks program scheduling",
     4: "checks cgroups init build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs "
     "reports image_archives distribution registry_server notify",
-    5: "states layer_workers transfers bars idmaps",
+    5: "states layer_workers transfers bars idmaps features",
     6: "operations rootless snapshots registry",
-    7: "runtime images build_cache build_outputs",
-    8: "inspection runtime_cli supervisor",
-    9: "runtime_main engine registry_commands",
-    10: "container_changes build_storage workbench explain foreground image_commands spawner",
+    7: "runtime images build_cache build_outputs events update",
+    8: "runtime_reports inspection supervisor",
+    9: "runtime_cli engine registry_commands",
+    10: "runtime_main container_changes build_storage workbench explain foreground image_commands spawner",
     11: "disk_usage build_contexts build_copies container_commands",
     12: "build_runs",
     13: "build_steps",
@@ -73,6 +73,7 @@ LAZY_MODULES = {  # a command imports only what it needs
     "minicontainer.cli",
     "minicontainer.container_commands",
     "minicontainer.runtime_cli",
+    "minicontainer.runtime_reports",
     "miniecs.cli",
 }
 
