@@ -80,6 +80,10 @@ def _create(home: Home, parsed: Parsed) -> Container:
     if parsed.cidfile and os.path.exists(parsed.cidfile):
         raise Error(f"{parsed.cidfile} exists; try: another --cidfile, or remove it")
     container = engine.create(home, options)
+    if container.options.network != options.network == "bridge" and container.options.network == "none":
+        from minicontainer import slirp
+
+        print(f"minicontainer: no network: {slirp.missing()}", file=sys.stderr)
     if parsed.cidfile:
         with open(parsed.cidfile, "x", encoding="ascii") as file:
             file.write(container.id)

@@ -13,7 +13,7 @@ import shutil
 import sys
 from contextlib import suppress
 
-from minicontainer import cgroups, containers, files, sealing, states
+from minicontainer import cgroups, containers, files, sealing, slirp, states
 from minicontainer.containers import ID_RANGE, Home, Options
 from minicontainer.errors import Error
 from minicontainer.linux import flags, procfs, syscalls
@@ -185,5 +185,9 @@ def fit(options: Options) -> Options:
     for controller, value in asked.items():
         if value and not version2 and controller not in here:
             raise Error(f"a limit of {controller} needs a cgroup of your own; try: {DELEGATION}")
-    pids = options.pids_limit if version2 or "pids" in here else 0
-    return options._replace(network={"bridge": "none"}.get(options.network, options.network), pids_limit=pids)
+    options = options._replace(pids_limit=options.pids_limit if version2 or "pids" in here else 0)
+    if options.network != "bridge":
+        return options
+    if slirp.missing():
+        return options._replace(network="none")
+    return options._replace(network="slirp", dns=options.dns or (slirp.NAME_SERVER,))

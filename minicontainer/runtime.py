@@ -73,6 +73,7 @@ class Caller(NamedTuple):
     no_new_keyring: bool = False
     parent_death_signal: int = 0
     explain: Explain | None = None
+    born: Callable[[int], None] | None = None  # told the pid of a first process, while /proc still shows its namespaces
 
 
 class Descriptors:
@@ -167,6 +168,8 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
         _let_go_of(link)
         init.first(child, init.House(spec, tree, bound, view, caller.no_pivot, hooked))
     undo.callback(_end, pid)
+    if caller.born is not None:
+        caller.born(pid)
     opened.close(pipes.orders)
     opened.close(pipes.report)
     with _last_words(link.report):

@@ -194,6 +194,7 @@ class Supervisor:
         self.log = logs.Log(f"{container.bundle}/log.jsonl")
         self.links = ExitStack()
         self.terminal: int | None = None
+        self.namespace = -1  # of the network, for who carries it without root
         self.announced = False
 
     def run(self) -> None:
@@ -306,6 +307,12 @@ class Supervisor:
                 self.links.callback(network.release, attached)
                 if bindings:
                     undo.callback(network.unpublish, attached)
+            elif options.network == "slirp":
+                from minicontainer import slirp  # why here: as with `network`
+
+                why = "a tap in its network namespace; the program that reads it opens connections as this person"
+                undo.callback(slirp.release, self._step(Step(slirp.attach, (self.namespace,), why)))
+                os.close(self.namespace)
             taken = tuple(binding.port for binding in bindings)
             self._record(network=attached, ports=taken, cgroups=dict(state.cgroups), pid=state.pid,
                          start_time=state.start_time)  # fmt: skip
@@ -320,6 +327,12 @@ class Supervisor:
             if runtime.oom_kills(state):
                 self._record(oom_killed=True)
             return code
+
+    def _born(self, pid: int) -> None:
+        if self.container.options.network == "slirp":
+            from minicontainer import slirp  # why here: as with `network`
+
+            self.namespace = slirp.namespace(pid)
 
     def _bind(self, undo: ExitStack) -> "tuple[Binding, ...]":
         from minicontainer import ports  # why here: as with `network`
@@ -379,7 +392,7 @@ class Supervisor:
             ours, theirs = socket.socketpair()  # the master comes over it: what runc's --console-socket is for
             with ours, theirs:
                 runtime.create(root, self.container.id, place, console_socket=theirs.fileno(),
-                               parent_death_signal=signal.SIGKILL, explain=self.explain)  # fmt: skip
+                               parent_death_signal=signal.SIGKILL, explain=self.explain, born=self._born)  # fmt: skip
                 self.terminal = _receive_terminal(ours)
             undo.callback(os.close, self.terminal)
             yield {self.terminal: "stdout"}
@@ -391,7 +404,7 @@ class Supervisor:
             undo.callback(os.close, descriptor)
         try:
             runtime.create(root, self.container.id, place, stdio=(stdin, out_end, err_end),
-                           parent_death_signal=signal.SIGKILL, explain=self.explain)  # fmt: skip
+                           parent_death_signal=signal.SIGKILL, explain=self.explain, born=self._born)  # fmt: skip
         finally:
             for descriptor in (stdin, out_end, err_end):
                 os.close(descriptor)

@@ -3,12 +3,14 @@
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from minicontainer import network
 from minicontainer.containers import Home
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
@@ -39,7 +41,7 @@ class Person:
             bind(etc / name, f"/etc/{name}")
         place = Home(data=str(self.home / ".local/share/minicontainer"))
         images.put(place, "docker.io/library/busybox:latest", ContainerConfig(cmd=("sh",)),
-                   images.layer(images.busybox_files()))  # fmt: skip
+                   images.layer({**images.busybox_files(), "etc/nsswitch.conf": b"hosts: files\n"}))  # fmt: skip
         shutil.rmtree(place.run, ignore_errors=True)
         self.own()
         for path in (homes, self.home):
@@ -194,3 +196,58 @@ def test_what_cannot_be_had_without_root_is_said(tmp_path: Path, words: list[str
     done = Person(tmp_path).run("run", "--rm", *words, "busybox", "true")
     assert done.returncode == 125
     assert said in done.stderr and done.stderr.count("\n") == 1
+
+
+def tun(tmp_path: Path) -> None:
+    """/dev/net/tun as most distributions have it: open to everybody."""
+    node = tmp_path / "tun"
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("this kernel has no /dev/net/tun")
+    os.mknod(node, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
+    node.chmod(0o666)
+    bind(node, "/dev/net/tun")
+
+
+def test_a_person_s_container_reaches_what_they_reach_and_nothing_of_the_loopback(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    tun(tmp_path)
+    syscalls.interface_up("lo")
+    network.add_address("198.51.100.1/32")
+    (tmp_path / "index.html").write_text("reached\n")
+    served = ["/bin/busybox", "httpd", "-f", "-p", "8000", "-h", str(tmp_path)]
+    server = subprocess.Popen(served)
+    try:
+        attacks.eventually(lambda: ":1F40 " in Path("/proc/net/tcp6").read_text() + Path("/proc/net/tcp").read_text())
+        get = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5"
+        script = f"{get} 198.51.100.1 8000 | tail -n 1; {get} 10.0.2.2 8000 || echo refused"
+        done = person.run("run", "--rm", "busybox", "sh", "-c", f"cat /etc/resolv.conf; {script}")
+        assert done.stdout == "nameserver 10.0.2.3\nreached\nrefused\n", done.stderr
+        assert "no network" not in done.stderr
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_the_network_of_a_person_s_container_dies_with_it(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    tun(tmp_path)
+    person.said("run", "-d", "--name", "one", "busybox", "sleep", "60")
+    supervisor = int(re.findall(r'"SupervisorPid": (\d+)', person.said("inspect", "one"))[0])
+    children = [int(word) for word in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+    assert "slirp4netns" in {Path(f"/proc/{pid}/comm").read_text().strip() for pid in children}
+    os.kill(supervisor, 9)
+    attacks.eventually(lambda: all(procfs.start_time(pid) is None for pid in children))
+    person.said("rm", "-f", "one")
+
+
+def test_without_a_network_it_is_said_with_the_fix(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    node = tmp_path / "tun"
+    node.touch(0o600)
+    bind(node, "/dev/net/tun")
+    done = person.run("run", "--rm", "busybox", "sh", "-c", "ls /sys/class/net")
+    assert done.stdout == "lo\n"
+    assert (
+        done.stderr == "minicontainer: no network: /dev/net/tun is not open to you; try: sudo chmod 666 /dev/net/tun\n"
+    )
+    assert person.run("run", "--rm", "--network", "none", "busybox", "true").stderr == ""

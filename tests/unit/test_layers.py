@@ -20,7 +20,7 @@ MINICONTAINER = {
     3: "overlays seccomp rootfs agent_socket store layers bundle ports run_options copying stages settings "
     "resources devices hooks program scheduling",
     4: "checks cgroups init build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs "
-    "reports image_archives distribution registry_server notify",
+    "reports image_archives distribution registry_server notify slirp",
     5: "states layer_workers transfers bars idmaps features",
     6: "operations rootless snapshots registry",
     7: "runtime images build_cache build_outputs events update",
