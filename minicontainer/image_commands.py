@@ -42,15 +42,14 @@ def images(home: Home, parsed: Parsed) -> int:
     wanted = parsed.words[0] if parsed.words else ""
     rows = []
     for name, _, manifest, config in engine.images(home):
-        reference = Reference.parse(name)
-        repository = reference._replace(tag="", digest="").familiar().removesuffix(":latest")
-        if wanted and wanted not in (repository, f"{repository}:{reference.tag}"):
+        repository, tag = _repository_and_tag(name)
+        if wanted and wanted not in (repository, f"{repository}:{tag}"):
             continue
         digits = manifest.config.digest
         rows.append(
             {
                 "Repository": repository,
-                "Tag": reference.tag or "<none>",
+                "Tag": tag,
                 "ID": digits if parsed.no_trunc else digits.partition(":")[2][:12],
                 "CreatedSince": _since(config.created),
                 "Size": reports.size(sum(layer.size for layer in manifest.layers)),
@@ -61,6 +60,14 @@ def images(home: Home, parsed: Parsed) -> int:
     else:
         reports.show(rows, reports.IMAGE_HEADS, parsed.format, sys.stdout)
     return 0
+
+
+def _repository_and_tag(name: str) -> tuple[str, str]:
+    if not name:
+        return "<none>", "<none>"
+    reference = Reference.parse(name)
+    repository = reference._replace(tag="", digest="").familiar().removesuffix(":latest")
+    return repository, reference.tag or "<none>"
 
 
 def rmi(home: Home, parsed: Parsed) -> int:

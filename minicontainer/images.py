@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from minicontainer import containers, files, snapshots
 from minicontainer.containers import Container, Home
 from minicontainer.errors import Error
-from minicontainer.oci.image import Descriptor, ImageConfig, Manifest, Platform
+from minicontainer.oci.image import REF_NAME, Descriptor, ImageConfig, Manifest, Platform
 from minicontainer.oci.reference import Reference
 from minicontainer.store import NotForPlatform, Store
 
@@ -87,10 +87,11 @@ def push(
 
 
 def images(home: Home) -> list[tuple[str, Descriptor, Manifest, ImageConfig]]:
-    """Every named image for this machine."""
+    """Every image for this machine, by its names; one that has none by an empty one."""
     store = open_store(home)
     found = []
-    for name, descriptor in store.names():
+    unnamed = [("", entry) for entry in store.entries() if not entry.annotations.get(REF_NAME)]
+    for name, descriptor in [*store.names(), *unnamed]:
         with suppress(Error):  # an image for other machines has no manifest for this one
             manifest = store.manifest(descriptor)
             found.append((name, descriptor, manifest, store.config(manifest)))

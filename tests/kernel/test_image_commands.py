@@ -121,6 +121,10 @@ def test_space_is_told_and_given_back(tmp_path: Path, monkeypatch: pytest.Monkey
     rows = {row["Type"]: row for row in map(json.loads, say(home, "system", "df", "--format", "json").splitlines())}
     assert (rows["Images"]["TotalCount"], rows["Images"]["Active"], rows["Containers"]["Size"][0]) == ("1", "1", "3")
     say(home, "commit", ended)  # an image without a name
+    assert [line.split()[:2] for line in say(home, "images").splitlines()[1:]] == [
+        ["busybox", "latest"],
+        ["<none>"] * 2,
+    ]
     assert "Deleted Images:\nDeleted: sha256:" in say(home, "image", "prune", "-f")
     assert say(home, "images", "-q") != ""
     assert "y/N" in say(home, "system", "prune")
