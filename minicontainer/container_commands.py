@@ -261,6 +261,8 @@ def _usage(home: Home, names: Sequence[str]) -> list[dict[str, Any]]:
     chosen = [one for one in engine.list_containers(home) if not names or one.id in names]
     began, before = time.monotonic(), {}
     for container in chosen:
+        if container.id in names and container.status == RUNNING and not container.cgroups:
+            engine.statistics(home, container.id)  # says why there are none
         with suppress(Error):  # it does not run
             before[container.id] = container, engine.statistics(home, container.id)
     time.sleep(SAMPLE)

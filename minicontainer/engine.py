@@ -437,6 +437,10 @@ def read_logs(
 def statistics(home: Home, id: str) -> cgroups.Usage:
     """What the container uses now: bytes of memory, CPU time in nanoseconds, processes."""
     container = _running(home, id)
+    if set(container.cgroups) != {cgroups.UNIFIED} and "memory" not in container.cgroups:
+        raise Error(
+            f"nothing counts what {container.name} uses: it has no cgroup of its own; try: {rootless.DELEGATION}"
+        )
     return cgroups.stats(container.cgroups)
 
 

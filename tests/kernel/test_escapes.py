@@ -132,13 +132,20 @@ HARMLESS = {"adjtimex: set the clock", "chroot to the host by /proc"}  # reads, 
 
 def _answers(home: Home, calls: dict[str, str], **more: object) -> dict[str, str]:
     """What the kernel says to each call, made by one container: "made", the number of an error, or "died"."""
+    return told(shell(home, script_of(calls), image="trap", **more), calls)
+
+
+def script_of(calls: dict[str, str]) -> str:
     lines = []
     for words in calls.values():
         arguments = words if words.split()[0] in ("x32", "80") else f"64 {words}"
         quoted = " ".join(f"'{word}'" for word in arguments.split())
         lines.append(f"/syscall {quoted} 2>/dev/null || echo died")
-    said = shell(home, "\n".join(lines), image="trap", **more).split()
-    said = [word for word in said if word in ("made", "died") or word.isdecimal()]
+    return "\n".join(lines)
+
+
+def told(text: str, calls: dict[str, str]) -> dict[str, str]:
+    said = [word for word in text.split() if word in ("made", "died") or word.isdecimal()]
     assert len(said) == len(calls)
     return dict(zip(calls, said, strict=True))
 

@@ -15,6 +15,7 @@ from minicontainer.containers import Home
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
 from tests import attacks, images
+from tests.kernel.test_escapes import CALLS, HARMLESS, REFUSED, SETTINGS, script_of, told
 
 pytestmark = pytest.mark.kernel("overlay")
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,31 @@ def test_a_container_of_a_person_has_all_walls_and_their_ids(tmp_path: Path) -> 
     assert os.stat(f"/proc/{pid}/root/bin").st_uid == UID
     assert person.said("rm", "-f", one[:12]).strip() == one[:12]
     assert procfs.start_time(pid) is None
+
+
+def test_no_dangerous_system_call_is_made_from_a_person_s_container(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    place = Home(data=str(person.home / ".local/share/minicontainer"))
+    attacks.image(place, attacks.tar(attacks.member("syscall", attacks.program("syscall"))))
+    shutil.rmtree(place.run, ignore_errors=True)
+    person.own()
+    wanted = {name: words for name, words in CALLS.items() if name not in HARMLESS}
+    answers = told(person.said("run", "--rm", "trap", "sh", "-c", script_of(wanted)), wanted)
+    assert {name: said for name, said in answers.items() if said not in {"died", *map(str, REFUSED)}} == {}
+
+
+def test_no_setting_of_the_host_is_written_from_a_person_s_container(tmp_path: Path) -> None:
+    script = "; ".join(f"( : >>{path} ) 2>/dev/null && echo opened {path}" for path in SETTINGS)
+    assert Person(tmp_path).said("run", "--rm", "busybox", "sh", "-c", f"{script}; true") == ""
+
+
+def test_what_nobody_counts_is_said(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    person.said("run", "-d", "--name", "one", "busybox", "sleep", "60")
+    done = person.run("stats", "--no-stream", "one")
+    assert done.returncode == 125 and "it has no cgroup of its own; try: systemd-run --user" in done.stderr
+    assert person.said("stats", "--no-stream").count("\n") == 1
+    person.said("rm", "-f", "one")
 
 
 def test_the_life_of_a_person_s_containers(tmp_path: Path) -> None:
