@@ -139,9 +139,13 @@ def _place(tree: Tree, source: Source, top: str, copy: Copy, owner: Owner | None
     for entry in source.entries:
         target = os.path.join(top, entry.target) if entry.target else top
         if stat.S_ISDIR(entry.mode):
-            if _place_directory(target) or entry.target:
-                _attributes(target, entry, copy.mode, owner)
-                later.append((target, entry))
+            if not entry.target:  # what is copied is its content: the destination is made as any other, as in BuildKit
+                _check_directory(target)
+                make_directories(target, owner or Owner(0, 0))
+                continue
+            _place_directory(target)
+            _attributes(target, entry, copy.mode, owner)
+            later.append((target, entry))
             continue
         _make_room(target)
         _place_file(tree, entry, target)
@@ -151,16 +155,15 @@ def _place(tree: Tree, source: Source, top: str, copy: Copy, owner: Owner | None
         os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
-def _place_directory(target: str) -> bool:
-    """Whether the directory had to be made."""
-    try:
-        status = os.lstat(target)
-    except FileNotFoundError:
+def _place_directory(target: str) -> None:
+    _check_directory(target)
+    if not os.path.isdir(target):
         os.mkdir(target)
-        return True
-    if not stat.S_ISDIR(status.st_mode):
+
+
+def _check_directory(target: str) -> None:
+    if os.path.lexists(target) and not stat.S_ISDIR(os.lstat(target).st_mode):
         raise Error(f"cannot copy to non-directory: {target}")
-    return False
 
 
 def _make_room(target: str) -> None:

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import bundle, containers, files, json_documents, logs, overlays, runtime, seccomp
@@ -196,6 +196,7 @@ class Supervisor:
         self.terminal: int | None = None
         self.namespace = -1  # of the network, for who carries it without root
         self.announced = False
+        self.account = bundle.Account()
 
     def run(self) -> None:
         """Run the container, again as its restart policy says, then leave nothing.
@@ -360,6 +361,7 @@ class Supervisor:
         who = bundle.account(
             user, read_inside(f"{place}/rootfs", "etc/passwd"), read_inside(f"{place}/rootfs", "etc/group")
         )
+        self.account = who
         profile = seccomp.default_profile() if bundle.security(self.container.options).confined else None
         spec = bundle.spec(self.container, image, who, profile)
         if self.container.options.tty:
@@ -402,6 +404,8 @@ class Supervisor:
         err, err_end = os.pipe()
         for descriptor in (out, err):
             undo.callback(os.close, descriptor)
+        for descriptor in (out_end, err_end):
+            self._give(descriptor)
         try:
             runtime.create(root, self.container.id, place, stdio=(stdin, out_end, err_end),
                            parent_death_signal=signal.SIGKILL, explain=self.explain, born=self._born)  # fmt: skip
@@ -410,6 +414,12 @@ class Supervisor:
                 os.close(descriptor)
             self.streams = self.streams._replace(stdin=None)
         yield {out: "stdout", err: "stderr"}
+
+    def _give(self, descriptor: int) -> None:
+        """A program may open its own output again, by /dev/stdout, say: so the pipe is its user's."""
+        users, groups = self._mapping() or ((), ())
+        with suppress(PermissionError):  # not ours to give: without root
+            os.fchown(descriptor, _on_host(users, self.account.uid), _on_host(groups, self.account.gid))
 
     def _pump(self, pidfd: int, outputs: dict[int, str]) -> None:
         """Copy what comes to the log and the caller, until the process has ended and all has come."""
@@ -473,6 +483,14 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 1 << 16)
     except OSError:  # EIO: nobody has the other side of the terminal open any more
         return b""
+
+
+def _on_host(mappings: Iterable[IdMapping], number: int) -> int:
+    """The id that a container's id is outside of it."""
+    for mapping in mappings:
+        if 0 <= number - mapping.container_id < mapping.size:
+            return mapping.host_id + number - mapping.container_id
+    return number
 
 
 def _status(pid: int) -> int:

@@ -243,6 +243,12 @@ COPIES: dict[str, Case] = {
         {"x": "d 755", "x/a.txt": "f 600 A", "x/tool": "f 600 T", "b": "f 4711 B", "d": "d 755", "d/one": "f 750 1",
          "d/deep": "d 750", "d/deep/two": "f 750 2", "d/to": "l ../a.txt"}, files=SOME,
     ),
+    "a directory that is made is 755, whatever the source and --chmod are": Case(
+        "FROM scratch\nCOPY closed /x\nCOPY --chmod=711 --chown=1 closed /y",
+        {"x": "d 755", "x/in": "d 755", "x/in/f": "f 644 1", "y": "d 755 1:1", "y/in": "d 711 1:1",
+         "y/in/f": "f 711 1:1 1"},
+        files={"closed/in/f": "1"},
+    ),
     "USER does not own what is copied": Case("FROM scratch\nUSER 5\nCOPY a.txt /x", {"x": "f 644 A"}, files=SOME),
     "a file replaces one, a directory joins one": Case(
         "FROM scratch\nCOPY d /x/\nCOPY a.txt /x/one\nCOPY d/deep /x/",

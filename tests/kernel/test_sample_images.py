@@ -1,9 +1,13 @@
-"""The sample images: they build, and do what the demo shows of them."""
+"""The sample images: they build, and do what their pages say.
+
+Those on Debian need mmdebstrap, the packages' mirror and some minutes: they are built and run with LONG=1.
+"""
 
 import http.server
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -44,12 +48,13 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A store with the three images, built as the demo builds them, in a child: its networks end with it."""
+    """A store with the images on busybox, built as the demo builds them."""
     context = tmp_path_factory.mktemp("context") / "busybox"
     shutil.copytree(IMAGES / "busybox", context)
     shutil.copy("/bin/busybox", context / "busybox")
     home = engine.home(str(tmp_path_factory.mktemp("data")))
-    for directory, tag in ((context, "busybox"), (IMAGES / "web", "web"), (IMAGES / "hungry", "hungry")):
+    for directory, tag in ((context, "busybox"), (IMAGES / "web", "web"), (IMAGES / "hungry", "hungry"),
+                           (IMAGES / "cron", "cron")):  # fmt: skip
         request = Request(context=str(directory), tags=(tag,), network="none")
         build.build(home, request, Progress(io.StringIO()))
     return home
@@ -121,3 +126,80 @@ def test_the_base_has_a_shell_users_and_a_place_for_files(served: Home) -> None:
     assert engine.run(served, options, output=said.extend) == 0
     assert said.decode().split()[:2] == ["root", "1777"]
     assert os.path.isdir(served.data)
+
+
+def wait_for(home: Home, container_id: str, text: str) -> str:
+    """The log, as soon as it has the text."""
+    deadline = time.monotonic() + 20
+    while True:
+        said = "".join(record.text for record in engine.read_logs(home, container_id))
+        if text in said:
+            return said
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+
+
+@pytest.mark.kernel("overlay")
+def test_the_clock_starts_and_the_words_of_a_job_are_in_the_log(served: Home) -> None:
+    """The minute is not waited for: the job is run beside the clock, with the same output."""
+    container = engine.create(served, engine.Options(image="cron", network="none"))
+    engine.start(served, container.id)
+    wait_for(served, container.id, "crond (busybox")
+    assert engine.exec(served, container.id, ("sh", "-c", "job > /proc/1/fd/1")) == 0
+    assert re.search(r"job: \d\d:\d\d:\d\d as root", wait_for(served, container.id, "job:"))
+
+
+def test_every_image_says_what_it_is() -> None:
+    for directory in sorted(IMAGES.iterdir()):
+        page = (directory / "README.md").read_text()
+        assert page.startswith(f"# {directory.name}\n"), directory
+        assert f"images/{directory.name}" in page and (directory / "Dockerfile").exists()
+
+
+DEBIAN = {  # image: what is asked of it while it runs, and what it answers; of `go`, what it says by itself
+    "php": (("php", "-r", "include '/srv/index.php';"), "PHP 8"),
+    "nginx": (("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"),
+              "Served by nginx"),
+    "redis": (("redis-cli", "set", "a", "1"), "OK"),
+    "python": (("python3", "-c", "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8000/').read())"),
+               "visit 1 to"),
+    "go": ((), "hello from linux/"),
+}  # fmt: skip
+
+if os.environ.get("LONG"):
+
+    @pytest.fixture(scope="module")
+    def debian(tmp_path_factory: pytest.TempPathFactory) -> Home:
+        """A store with images/debian, whose files mmdebstrap makes."""
+        subprocess.run([IMAGES / "debian" / "rootfs"], check=True)
+        home = engine.home(str(tmp_path_factory.mktemp("debian")))
+        request = Request(context=str(IMAGES / "debian"), tags=("debian",), network="none")
+        build.build(home, request, Progress(io.StringIO()))
+        return home
+
+    @pytest.mark.parametrize("name", DEBIAN)
+    def test_an_image_on_debian_runs(debian: Home, name: str) -> None:
+        request = Request(context=str(IMAGES / name), tags=(name,), network="host", contexts={"apt": "/etc/apt"})
+        build.build(debian, request, Progress(io.StringIO()))
+        container = engine.create(debian, engine.Options(image=name, network="none"))
+        engine.start(debian, container.id)
+        words, answer = DEBIAN[name]
+        try:
+            if not words:
+                assert answer in wait_for(debian, container.id, answer)
+                return
+            deadline = time.monotonic() + 30
+            while answer not in (said := asked(debian, container.id, words)):
+                assert time.monotonic() < deadline, said
+                time.sleep(0.5)
+        finally:
+            engine.remove(debian, container.id, force=True)
+
+    def asked(home: Home, container_id: str, words: tuple[str, ...]) -> str:
+        reader, writer = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR)
+        with open(reader, "rb") as said:
+            engine.exec(home, container_id, words, streams=(null, writer, writer))
+            os.close(null)
+            os.close(writer)
+            return said.read().decode(errors="replace")

@@ -336,3 +336,12 @@ def test_a_second_start_meanwhile_is_refused(home: Home) -> None:
         engine.start(home, one.id)
     assert engine.inspect(home, one.id).pid == one.pid
     engine.remove(home, one.id, force=True)
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize("user", ["", "web", "7:8"])
+def test_a_program_may_open_its_own_output_again(home: Home, user: str) -> None:
+    """As nginx does, whose logs are links to /dev/stdout."""
+    one = started(home, "echo out > /dev/stdout; echo err > /dev/stderr; echo end > /proc/self/fd/1", user=user)
+    engine.wait(home, one.id)
+    assert sorted(record.text for record in engine.read_logs(home, one.id)) == ["end\n", "err\n", "out\n"]

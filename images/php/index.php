@@ -1,0 +1,2 @@
+<?php
+printf("PHP %s on %s\n", PHP_VERSION, gethostname());
