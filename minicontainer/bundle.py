@@ -347,6 +347,14 @@ def volume_place(container: Container, number: int) -> str:
     return f"{container.bundle}/volumes/{number}"
 
 
+def on_host(mappings: Iterable[IdMapping], number: int) -> int:
+    """The id that a container's id is outside of it."""
+    for mapping in mappings:
+        if 0 <= number - mapping.container_id < mapping.size:
+            return mapping.host_id + number - mapping.container_id
+    return number
+
+
 def resources(options: Options) -> Resources:
     """cgroup limits. Swap is not used unless it is asked for: a limit on memory is a limit."""
     quota = None if options.cpus is None else max(1000, int(options.cpus * CPU_PERIOD))

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import bundle, containers, files, json_documents, logs, overlays, runtime, seccomp
@@ -419,7 +419,7 @@ class Supervisor:
         """A program may open its own output again, by /dev/stdout, say: so the pipe is its user's."""
         users, groups = self._mapping() or ((), ())
         with suppress(PermissionError):  # not ours to give: without root
-            os.fchown(descriptor, _on_host(users, self.account.uid), _on_host(groups, self.account.gid))
+            os.fchown(descriptor, bundle.on_host(users, self.account.uid), bundle.on_host(groups, self.account.gid))
 
     def _pump(self, pidfd: int, outputs: dict[int, str]) -> None:
         """Copy what comes to the log and the caller, until the process has ended and all has come."""
@@ -483,14 +483,6 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 1 << 16)
     except OSError:  # EIO: nobody has the other side of the terminal open any more
         return b""
-
-
-def _on_host(mappings: Iterable[IdMapping], number: int) -> int:
-    """The id that a container's id is outside of it."""
-    for mapping in mappings:
-        if 0 <= number - mapping.container_id < mapping.size:
-            return mapping.host_id + number - mapping.container_id
-    return number
 
 
 def _status(pid: int) -> int:
