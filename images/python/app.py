@@ -19,5 +19,7 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(f"{text}\n".encode())
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the first process of a container has no default: it would not end
+signal.signal(
+    signal.SIGTERM, lambda *_: sys.exit(0)
+)  # the first process of a container has no default: it would not end
 http.server.ThreadingHTTPServer(("", 8000), Page).serve_forever()
