@@ -11,6 +11,7 @@ import os
 import pwd
 import shutil
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 from minicontainer import cgroups, containers, files, sealing, slirp, states
@@ -38,11 +39,8 @@ def enter(place: Home) -> None:
     inside = f"{place.run}/inside"
     os.makedirs(inside, mode=0o700, exist_ok=True)
     with files.lock(f"{place.run}/enter.lock"):
-        member = _member(place, inside)
-        if member:
-            _join(member)
-        else:
-            _make(pwd.getpwuid(os.getuid()).pw_name)
+        if not any(map(_joined, _members(place, inside))):
+            _make(_name())
         files.write(f"{inside}/{os.getpid()}", str(procfs.start_time(os.getpid())).encode())
     os.setgroups(())
     os.setresgid(0, 0, 0)
@@ -57,29 +55,42 @@ def enter(place: Home) -> None:
         sealing.seal_interpreter(sys.orig_argv, running=interpreter)
 
 
-def _member(place: Home, inside: str) -> int:
-    """A living process of the person's namespace: a supervisor, or a command that is at work; 0 if there is none."""
+def _members(place: Home, inside: str) -> Iterator[int]:
+    """The living processes of the person's namespace: commands that are at work, and supervisors."""
     for name in os.listdir(inside):
         with suppress(FileNotFoundError):
             with open(f"{inside}/{name}", encoding="ascii") as file:
                 began = file.read()
-            if str(procfs.start_time(int(name))) == began:
-                return int(name)
-            os.unlink(f"{inside}/{name}")
+            if name.isdecimal() and str(procfs.start_time(int(name))) == began:
+                yield int(name)
+            else:  # it has ended, or was killed while it wrote
+                os.unlink(f"{inside}/{name}")
     for container_id in containers.ids(place):
         with suppress(Error):
             container = containers.read(place, container_id)
             if containers.alive(container):
-                return container.supervisor_pid
-    return 0
+                yield container.supervisor_pid
 
 
-def _join(pid: int) -> None:
-    descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+def _joined(pid: int) -> bool:
+    """Enter the user namespace of a process; false if it has just ended."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
     try:
         syscalls.setns(descriptor, flags.CLONE_NEWUSER)
     finally:
         os.close(descriptor)
+    return True
+
+
+def _name() -> str:
+    """Who this is: by name, or by number where /etc/passwd does not know them."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _make(person: str) -> None:

@@ -60,14 +60,20 @@ class Person:
     def run(self, *words: str, path: str = "/usr/bin:/bin", python: str = INTERPRETER, cgroup: str = "",
             **environment: str) -> subprocess.CompletedProcess[str]:  # fmt: skip
         """`minicontainer` as the person says it."""
+        with self.start(*words, path=path, python=python, cgroup=cgroup, **environment) as process:
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def start(self, *words: str, path: str = "/usr/bin:/bin", python: str = INTERPRETER, cgroup: str = "",
+              **environment: str) -> "subprocess.Popen[str]":  # fmt: skip
         variables = {"HOME": "/home/person", "PATH": path, "PYTHONPATH": ":".join(["/srv", *self.packages]),
                      "PYTHONDONTWRITEBYTECODE": "1", **environment}  # fmt: skip
         command = ["/usr/bin/setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all",
                    python, "-m", "minicontainer.cli", *words]  # fmt: skip
         if cgroup:
             command = ["/bin/sh", "-c", f'echo $$ >{cgroup}/cgroup.procs; exec "$@"', "sh", *command]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd="/",
-                              stdin=subprocess.DEVNULL)  # fmt: skip
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True, env=variables, cwd="/")  # fmt: skip
 
     def said(self, *words: str, **more: str) -> str:
         done = self.run(*words, **more)
@@ -135,6 +141,19 @@ def test_the_life_of_a_person_s_containers(tmp_path: Path) -> None:
     assert person.said("stop", "-t", "0", "two") == "two\n"
     assert person.said("rm", "two") == "two\n"
     assert person.said("ps", "-aq") == ""
+
+
+def test_commands_that_begin_at_once_meet_in_one_namespace(tmp_path: Path) -> None:
+    """Else a container of one would be out of reach for the others."""
+    person = Person(tmp_path)
+    inside = person.home / ".local/share/minicontainer/run/inside"
+    person.said("ps")
+    (inside / ".left-by-one-who-was-killed").write_text("x")
+    names = ["one", "two", "three"]
+    started = [person.start("run", "-d", "--name", name, "busybox", "sleep", "60") for name in names]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert [person.said("exec", name, "echo", name) for name in names] == [f"{name}\n" for name in names]
+    assert person.said("rm", "-f", *names).split() == names
 
 
 def test_an_image_is_built_and_its_files_are_the_person_s_or_of_their_ids(tmp_path: Path) -> None:
