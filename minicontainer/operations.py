@@ -100,14 +100,17 @@ def _send(descriptor: int, signal: int) -> None:
         signals.pidfd_send_signal(descriptor, signal)
 
 
-def pause(root: str, container_id: str) -> None:
-    current = live(root, container_id, Status.RUNNING, Status.CREATED)
-    cgroups.freeze(current.cgroups, True)
+def pause(root: str, container_id: str, explain: Explain | None = None) -> None:
+    run(_freeze(live(root, container_id, Status.RUNNING, Status.CREATED), True), explain)
 
 
-def resume(root: str, container_id: str) -> None:
-    current = live(root, container_id, Status.PAUSED)
-    cgroups.freeze(current.cgroups, False)
+def resume(root: str, container_id: str, explain: Explain | None = None) -> None:
+    run(_freeze(live(root, container_id, Status.PAUSED), False), explain)
+
+
+def _freeze(current: State, frozen: bool) -> Plan[None]:
+    why = "all processes of the cgroup at once stand still, or go on: none of them can notice, or refuse"
+    yield Step(cgroups.freeze, (current.cgroups, frozen), why)
 
 
 def live(root: str, container_id: str, *allowed: Status) -> State:

@@ -241,14 +241,14 @@ def _delete(options: Options, own: Options) -> int:
 def _pause(options: Options, own: Options) -> int:
     from minicontainer import operations
 
-    operations.pause(root_of(options), own.one())
+    operations.pause(root_of(options), own.one(), _explain(options))
     return 0
 
 
 def _resume(options: Options, own: Options) -> int:
     from minicontainer import operations
 
-    operations.resume(root_of(options), own.one())
+    operations.resume(root_of(options), own.one(), _explain(options))
     return 0
 
 

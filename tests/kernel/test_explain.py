@@ -94,6 +94,7 @@ def test_each_command_of_the_runtime_explains_itself(tmp_path: Path) -> None:
     assert {"make_directory", "clone3", "pivot_root"} <= set(runtime("create", "--bundle", made, name))
     assert runtime("start", name)[:2] == ["write", "flock"]
     assert runtime("exec", name, "true")[-1] == "execve"
+    assert runtime("pause", name) == runtime("resume", name) == ["freeze"]
     assert runtime("kill", name, "KILL") == ["pidfd_open", "pidfd_send_signal"]
     assert {"rmdir", "remove_tree"} <= set(runtime("delete", "--force", name))
     assert json.dumps(os.listdir(root)) == "[]"
