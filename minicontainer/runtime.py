@@ -333,6 +333,8 @@ def clocks(spec: Spec) -> str | None:
     namespace = spec.linux.namespace("time")
     if namespace is None or namespace.path:
         return None
+    if not os.path.exists("/proc/self/ns/time"):
+        raise Error("linux.namespaces asks for a time namespace, and this kernel has none; try: a kernel from 5.6 on")
     return "".join(f"{name} {by.secs} {by.nanosecs}\n" for name, by in spec.linux.time_offsets.items())
 
 
@@ -479,6 +481,7 @@ def _join_process(opened: Descriptors, current: State) -> init.Join:
     descriptor = opened.add(os.pidfd_open(current.pid))
     others = 0
     for flag, name in NAMESPACES.values():
-        if os.stat(f"/proc/{current.pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
-            others |= flag
+        with suppress(FileNotFoundError):  # a kernel without time namespaces, say
+            if os.stat(f"/proc/{current.pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
+                others |= flag
     return init.Join(descriptor, others)
