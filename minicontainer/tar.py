@@ -125,7 +125,6 @@ def members(stream: Reader) -> Iterator[tuple[Member, Content]]:
     shared: Records = {}  # of global headers, for all members to come
     own: Records = {}
     sparse: Map = []  # that a PAX header of the next member tells piece by piece
-    long_name = long_link = b""
     headers = 0
     while (block := _next_block(source)) is not None:
         header = _header(block, source)
@@ -134,20 +133,18 @@ def members(stream: Reader) -> Iterator[tuple[Member, Content]]:
             headers += 1
             data = _extension(source, header, headers)
             if kind == b"L":
-                long_name = data.partition(b"\0")[0]
+                own.setdefault(b"path", data.partition(b"\0")[0])
             elif kind == b"K":
-                long_link = data.partition(b"\0")[0]
+                own.setdefault(b"linkpath", data.partition(b"\0")[0])
             elif kind == b"g":
                 shared.update(_records(data, header, []))
             else:
-                own.update(_records(data, header, sparse))
+                own = _records(data, header, sparse) | own  # of two that say the same, the first: as tarfile has it
             continue
-        if long_name or long_link:
-            header = header._replace(name=long_name or header.name, link=long_link or header.link)
         old = _old_sparse(block, source) if kind == b"S" else None
         yield from _one(source, header, shared, own, old or (sparse, -1))
-        own, sparse, long_name, long_link, headers = {}, [], b"", b"", 0
-    if headers:
+        own, sparse, headers = {}, [], 0
+    if own or sparse:
         raise InvalidLayer(f"header at {source.position}", "the archive ends after an extended header")
 
 
@@ -207,9 +204,9 @@ def _extension(source: Source, header: _Header, count: int) -> bytes:
         raise InvalidLayer(header.name, f"a header of {header.size} bytes")
     if count > HEADERS_LIMIT:
         raise InvalidLayer(header.name, f"more than {HEADERS_LIMIT} extended headers in a row")
-    data = source.take(header.size)
-    _skip(source, -header.size % BLOCK, header.name)
-    if len(data) < header.size:
+    size = header.size + -header.size % BLOCK
+    data = source.take(size)  # with the padding, which is to be empty
+    if len(data) < size:
         raise InvalidLayer(header.name, "the archive ends in the middle of a header")
     return data
 

@@ -243,6 +243,8 @@ def test_a_spoilt_archive_is_refused_or_read_as_by_the_reference(data: st.DataOb
     start = position // 512 * 512
     if start + 257 <= position < start + 265:  # the magic: the reference does not look at it, and GNU's differs
         return
+    if form == tarfile.GNU_FORMAT and start + 345 <= position < start + 500:  # a prefix to the reference, times to GNU
+        return
     whole[position] = data.draw(st.integers(min_value=0, max_value=255))
     if not start + 148 <= position < start + 156:
         block = bytes(whole[start : start + 148]) + b" " * 8 + bytes(whole[start + 156 : start + 512])
