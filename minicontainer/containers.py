@@ -48,6 +48,13 @@ class Port(NamedTuple):
     host_ip: str = ""
 
 
+class PublishedPort(NamedTuple):
+    """A host port's way to a container: the port, and the container's address on the bridge."""
+
+    port: Port
+    address: str
+
+
 class Volume(NamedTuple):
     """A path of the host. With `layers` (the topmost first) it is one in these, and what is written there is lost."""
 

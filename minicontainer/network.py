@@ -5,8 +5,9 @@ Documentation/networking/ip-sysctl. A start sends its own few messages; pyroute2
 
 There is no table of leases that could be wrong. An address is taken when the veth that is named after it exists; the
 kernel removes a veth with its container's network namespace, whoever was killed. A host port is taken when the
-supervisor has it bound, and every other program sees it taken too. Only elements of nftables outlive their container;
-so whoever takes an address or a port first removes what was left behind for it.
+supervisor has it bound, and every other program sees it taken too. Only rules of the packet filter outlive their
+container; so whoever takes an address or a port first removes what was left behind for it. `nftables_rules` writes
+them, and `iptables_rules` where the kernel has no nftables.
 """
 
 import errno
@@ -15,54 +16,20 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from minicontainer.containers import Network, Port
+from minicontainer import nftables_rules
+from minicontainer.containers import Network, PublishedPort
 from minicontainer.errors import Error
-from minicontainer.linux import flags, nftables, rtnetlink, syscalls
+from minicontainer.linux import flags, iptables, nftables, rtnetlink, syscalls
 from minicontainer.ports import Binding
-from minicontainer.values import Any, NamedTuple
+from minicontainer.values import Any
 
 BRIDGE = "minicontainer0"
-TABLE = "minicontainer"
 SUBNETS = (*(f"172.{second}.0.0/16" for second in range(18, 32)), "192.168.240.0/20")
 INTERFACE = "eth0"
 SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B  # netdevice(7)
-
-RULES = """
-create table ip {table}
-add map ip {table} tcp_ports {{ type inet_service : ipv4_addr . inet_service ; }}
-add map ip {table} udp_ports {{ type inet_service : ipv4_addr . inet_service ; }}
-add map ip {table} tcp_addresses {{ type ipv4_addr . inet_service : ipv4_addr . inet_service ; }}
-add map ip {table} udp_addresses {{ type ipv4_addr . inet_service : ipv4_addr . inet_service ; }}
-add chain ip {table} published
-add rule ip {table} published dnat ip to ip daddr . tcp dport map @tcp_addresses
-add rule ip {table} published dnat ip to ip daddr . udp dport map @udp_addresses
-add rule ip {table} published dnat ip to tcp dport map @tcp_ports
-add rule ip {table} published dnat ip to udp dport map @udp_ports
-add chain ip {table} prerouting {{ type nat hook prerouting priority -100; }}
-add rule ip {table} prerouting fib daddr type local jump published
-add chain ip {table} output {{ type nat hook output priority -100; }}
-add rule ip {table} output fib daddr type local jump published
-add chain ip {table} postrouting {{ type nat hook postrouting priority 100; }}
-add rule ip {table} postrouting ip saddr {subnet} oifname != "{bridge}" masquerade
-add rule ip {table} postrouting oifname "{bridge}" ip saddr 127.0.0.0/8 ct status dnat masquerade
-add rule ip {table} postrouting oifname "{bridge}" ip saddr {subnet} ct status dnat masquerade
-add chain ip {table} loopback {{ type filter hook prerouting priority -300; }}
-add rule ip {table} loopback iifname "{bridge}" ip daddr 127.0.0.0/8 drop
-add chain ip {table} forward {{ type filter hook forward priority 0; }}
-add rule ip {table} forward oifname "{bridge}" iifname != "{bridge}" ct state new ct status & dnat == 0 drop
-"""
-
-
-class Element(NamedTuple):
-    """One element of a map of nftables."""
-
-    map: str
-    key: str
-    address: str
-    port: int
 
 
 # --- attach and release ----------------------------------------------------------------------------------------------
@@ -73,7 +40,7 @@ def attach(pid: int, bindings: Sequence[Binding] = ()) -> Network:
     with _locked(), rtnetlink.open_socket() as kernel:
         network = _veth(kernel, pid, _bridge(kernel))
         try:
-            _publish(network.address, [_element(binding.port, network.address) for binding in bindings])
+            _publish(network.address, [PublishedPort(binding.port, network.address) for binding in bindings])
             _inside(pid, network)
         except BaseException:
             rtnetlink.remove(kernel, network.interface)
@@ -93,13 +60,13 @@ def release(network: Network) -> None:
     with _locked(), rtnetlink.open_socket() as kernel:
         rtnetlink.remove(kernel, network.interface)
         if not _remove_unused(kernel):
-            _forget(element for element in _elements() if element.address == network.address)
+            _forget(lambda one: one.address == network.address)
 
 
 def unpublish(network: Network) -> None:
     """Take the published ports away, so that they are free as soon as nobody has them bound."""
     with _locked():
-        _forget(element for element in _elements() if element.address == network.address)
+        _forget(lambda one: one.address == network.address)
 
 
 def repair() -> None:
@@ -109,7 +76,7 @@ def repair() -> None:
     with _locked(), rtnetlink.open_socket() as kernel:
         if not _remove_unused(kernel):
             names = _links()
-            _forget(element for element in _elements() if _veth_name(element.address) not in names)
+            _forget(lambda one: _veth_name(one.address) not in names)
 
 
 def add_address(address: str, interface: str = "lo") -> None:
@@ -166,9 +133,7 @@ def _bridge(kernel: socket.socket) -> ipaddress.IPv4Interface:
         rtnetlink.send(kernel, rtnetlink.address(_index(BRIDGE), str(gateway.ip), gateway.network.prefixlen))
         _sysctl("net/ipv4/ip_forward", "1")
         _sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet", "1")  # so that 127.0.0.1:PORT reaches a container
-        with suppress(nftables.Refused):
-            nftables.run(f"delete table ip {TABLE}")
-        nftables.run(RULES.format(table=TABLE, bridge=BRIDGE, subnet=gateway.network))
+        _create_rules(gateway.network)
         return gateway
 
 
@@ -252,8 +217,7 @@ def _remove_unused(kernel: socket.socket) -> bool:
     if any(name.startswith("veth") and len(name) == 12 for name in _links()):
         return False
     rtnetlink.remove(kernel, BRIDGE)
-    with suppress(nftables.Refused):
-        nftables.run(f"delete table ip {TABLE}")
+    _delete_rules()
     return True
 
 
@@ -265,50 +229,50 @@ def _sysctl(name: str, value: str) -> None:
         file.write(value)
 
 
-# --- elements --------------------------------------------------------------------------------------------------------
+# --- rules -----------------------------------------------------------------------------------------------------------
 
 
-def _element(port: Port, address: str) -> Element:
-    kind, key = ("addresses", f"{port.host_ip} . {port.host_port}") if port.host_ip else ("ports", str(port.host_port))
-    return Element(map=f"{port.protocol}_{kind}", key=key, address=address, port=port.container_port)
-
-
-def _publish(address: str, wanted: Sequence[Element]) -> None:
-    """Add `wanted`, and remove what anyone who was killed left for these ports or this address: one transaction."""
-    keys = {(element.map, element.key) for element in wanted}
-    stale = [item for item in _elements() if item.address == address or (item.map, item.key) in keys]
-    _run([_delete(element) for element in stale] + [_add(element) for element in wanted])
-
-
-def _forget(elements: Iterable[Element]) -> None:
-    _run([_delete(element) for element in elements])
-
-
-def _run(commands: Sequence[str]) -> None:
-    if commands:
-        nftables.run("\n".join(commands))
-
-
-def _add(element: Element) -> str:
-    return f"add element ip {TABLE} {element.map} {{ {element.key} : {element.address} . {element.port} }}"
-
-
-def _delete(element: Element) -> str:
-    return f"delete element ip {TABLE} {element.map} {{ {element.key} }}"
-
-
-def _elements() -> list[Element]:
-    """Every element of our maps; none when the table is gone."""
+def _create_rules(subnet: ipaddress.IPv4Network) -> None:
+    """By nftables; by iptables on a kernel without nftables' `ip` family, such as Debian's user-mode-linux."""
+    _delete_rules()
     try:
-        objects = nftables.query(f"list table ip {TABLE}")
-    except nftables.Refused as refused:
-        if refused.absent:
-            return []
-        raise
-    maps = [item["map"] for item in objects if "map" in item]
-    return [_parsed(item["name"], key, value["concat"]) for item in maps for key, value in item.get("elem", ())]
+        nftables_rules.create(BRIDGE, str(subnet))
+    except nftables.Unavailable:
+        if not iptables.is_installed():
+            raise
+        _of_iptables().create(BRIDGE, str(subnet))
 
 
-def _parsed(name: str, key: Any, value: Sequence[Any]) -> Element:
-    text = " . ".join(str(part) for part in key["concat"]) if isinstance(key, dict) else str(key)
-    return Element(map=name, key=text, address=str(value[0]), port=int(value[1]))
+def _delete_rules() -> None:
+    with suppress(nftables.Refused, nftables.Unavailable):
+        nftables_rules.delete()
+    if (rules := _rules()) is not nftables_rules:
+        rules.delete()
+
+
+def _rules() -> Any:
+    """The module whose rules are in force: both have the same functions."""
+    if iptables.has_table("nat") and _of_iptables().are_there():
+        return _of_iptables()
+    return nftables_rules
+
+
+def _of_iptables() -> Any:
+    from minicontainer import iptables_rules  # 3 ms with its regular expression, and few kernels need it
+
+    return iptables_rules
+
+
+def _publish(address: str, wanted: Sequence[PublishedPort]) -> None:
+    """Publish `wanted`; what a killed one left for these ports or this address goes in the same transaction."""
+    rules = _rules()
+    keys = {one.port._replace(container_port=0) for one in wanted}
+    stale = [one for one in rules.published() if one.address == address or one.port._replace(container_port=0) in keys]
+    if stale or wanted:
+        rules.change(stale, wanted)
+
+
+def _forget(is_stale: Callable[[PublishedPort], bool]) -> None:
+    rules = _rules()
+    if stale := [one for one in rules.published() if is_stale(one)]:
+        rules.change(stale, [])

@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from miniecs import acs, listeners, metadata, task_engine, transitions
+from miniecs import acs, client, join_keys, listeners, metadata, task_engine, transitions
 from miniecs.checkpoint import Checkpoint, Identity, remember
 from miniecs.client import UNREACHABLE, Client, Refusal, credentials, host_and_port
 from miniecs.container_definition import METADATA_ADDRESS, Instance
@@ -44,13 +44,15 @@ def main(arguments: argparse.Namespace) -> int:
     open_journal()
     if os.geteuid() != 0:
         raise Error("miniecs agent needs root: it makes containers; try: sudo miniecs agent ...")
-    chosen, found = settings(arguments), credentials()
+    chosen = settings(arguments)
+    if not chosen.join_token and not join_keys.kept(chosen.data):
+        credentials()  # raises at once, if there are none
     # First of all: the spawner forks while this process has one thread.
     with task_engine.spawner(f"{chosen.data}/minicontainer") as spawner:
-        return asyncio.run(_until_signal(chosen, spawner, found))
+        return asyncio.run(_until_signal(chosen, spawner))
 
 
-async def _until_signal(chosen: Settings, spawner: task_engine.Spawner, found: Any) -> int:
+async def _until_signal(chosen: Settings, spawner: task_engine.Spawner) -> int:
     loop = asyncio.get_running_loop()
     stopping, orphaned = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,27 +60,49 @@ async def _until_signal(chosen: Settings, spawner: task_engine.Spawner, found: A
     loop.add_reader(os.pidfd_open(spawner.pid), orphaned.set)
     timeout = aiohttp.ClientTimeout(total=10, sock_connect=2)
     async with aiohttp.ClientSession(timeout=timeout) as http:
-        agent = Agent(chosen, spawner, Client(http, chosen.endpoint, chosen.region, found))
-        running, *waiting = (asyncio.create_task(work) for work in (agent.run(), stopping.wait(), orphaned.wait()))
+        member = _member(chosen, spawner, http)
+        running, *waiting = (asyncio.create_task(work) for work in (member, stopping.wait(), orphaned.wait()))
         await asyncio.wait((running, *waiting), return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()  # raises: it ends only by an error
         for task in (running, *waiting):
             task.cancel()
         await asyncio.gather(running, *waiting, return_exceptions=True)
-        tell("agent leaves, its tasks run on", tasks=len(agent.tasks.records()))
     if orphaned.is_set():
         raise Error("the engine's process was killed; try: start the agent again, it finds its tasks")
     return 0
+
+
+async def _member(chosen: Settings, spawner: task_engine.Spawner, http: aiohttp.ClientSession) -> None:
+    """Have credentials, by a join token if need be, and be an agent."""
+    found = join_keys.kept(chosen.data)
+    if not found and chosen.join_token:
+        found = await persist("join", lambda: _join(chosen, http), _may_join_again)
+    agent = Agent(chosen, spawner, Client(http, chosen.endpoint, chosen.region, found or credentials()))
+    try:
+        await agent.run()
+    finally:
+        tell("agent leaves, its tasks run on", tasks=len(agent.tasks.records()))
+
+
+async def _join(chosen: Settings, http: aiohttp.ClientSession) -> Any:
+    made = await client.join(http, chosen.endpoint, chosen.join_token, chosen.instance_name)
+    join_keys.keep(chosen.data, made)
+    tell("joined", endpoint=chosen.endpoint)
+    return made
+
+
+def _may_join_again(refusal: Refusal) -> bool:
+    raise Error(f"the control plane takes no such token: {refusal}") from refusal
 
 
 # --- the agent --------------------------------------------------------------------------------------------------------
 
 
 class Agent:
-    def __init__(self, chosen: Settings, spawner: task_engine.Spawner, client: Client) -> None:
+    def __init__(self, chosen: Settings, spawner: task_engine.Spawner, caller: Client) -> None:
         self.chosen = chosen
-        self.client = client
+        self.client = caller
         self.spawner = spawner
         self.checkpoint = Checkpoint(chosen.data)
         self.identity = self._identity()
@@ -132,17 +156,33 @@ class Agent:
         tell("registered", arn=arn, cluster=self.chosen.cluster, cpu=self.chosen.cpu, memory=self.chosen.memory)
 
     async def _register_once(self) -> None:
-        answer = await self.client.call("RegisterContainerInstance", registration(self.chosen, self.identity))
+        body = registration(self.chosen, self.identity)
+        try:
+            answer = await self.client.call("RegisterContainerInstance", body)
+        except Refusal as refusal:
+            if refusal.code != "ClusterNotFoundException" or self.chosen.cluster != "default":
+                raise
+            await self.client.call("CreateCluster", {"clusterName": "default"})  # as Amazon's agent does
+            answer = await self.client.call("RegisterContainerInstance", body)
         self._become(container_instance_arn=answer["containerInstance"]["containerInstanceArn"])
 
     def _may_register_again(self, refusal: Refusal) -> bool:
+        self._check_membership(refusal)
         if refusal.for_credentials:
             raise Error(
                 f"{self.chosen.endpoint} refuses these credentials ({refusal}); "
                 "try: AWS_SHARED_CREDENTIALS_FILE=SERVER_DATA/credentials"
             ) from refusal
-        if refusal.code != "ClusterNotFoundException" and self.identity.container_instance_arn:
+        if refusal.code == "ClientException" and self.identity.container_instance_arn:
             self.start_over(f"the control plane does not know this container instance: {refusal}")
+        return True
+
+    def _check_membership(self, refusal: Refusal) -> bool:
+        """A control plane that was made anew does not know the credentials that the old one gave for a token."""
+        if refusal.code == "UnrecognizedClientException" and join_keys.forget(self.chosen.data):
+            raise Error(
+                f"{self.chosen.endpoint} does not know this agent any more; try: start it again, with a join token"
+            )
         return True
 
     def start_over(self, reason: str) -> None:
@@ -161,7 +201,7 @@ class Agent:
         while True:
             if not self.identity.container_instance_arn:
                 await self.register()
-            websocket: aiohttp.ClientWebSocketResponse = await persist("connect", self._connect, lambda _: True)
+            websocket: aiohttp.ClientWebSocketResponse = await persist("connect", self._connect, self._check_membership)
             async with websocket:
                 tell("session begins", endpoint=self.chosen.endpoint)
                 why = await Session(self, websocket).hold()

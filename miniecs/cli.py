@@ -124,8 +124,8 @@ def _show(chosen: argparse.Namespace, answer: Any, table: Callable[[Any], str]) 
     return 0
 
 
-def _ask(chosen: argparse.Namespace, what: str, **query: str) -> Any:
-    """Ask the server, signed with the credentials that the AWS tools would take."""
+def _ask(chosen: argparse.Namespace, what: str, body: Any = None, **query: str) -> Any:
+    """Ask the server, or tell it `body`, signed with the credentials that the AWS tools would take."""
     from botocore.session import Session
 
     from miniecs import auth
@@ -139,15 +139,60 @@ def _ask(chosen: argparse.Namespace, what: str, **query: str) -> Any:
             "no credentials found; try: export AWS_SHARED_CREDENTIALS_FILE=DIR/credentials (miniecs credentials)"
         )
     url = f"{endpoint.rstrip('/')}/_miniecs/{what}?{urllib.parse.urlencode(query)}".rstrip("?")
-    headers = auth.sign(auth.Credentials(found.access_key, found.secret_key), "us-east-1", "ecs", "GET", url)
+    method, data = ("POST", json.dumps(body).encode()) if body is not None else ("GET", b"")
+    keys = auth.Credentials(found.access_key, found.secret_key)
+    headers = {**auth.sign(keys, "us-east-1", "ecs", method, url, data), "Content-Type": "application/json"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+        request = urllib.request.Request(url, data=data or None, headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         said = json.loads(error.read() or b"{}")
         raise Error(said.get("message") or f"the control plane answered {error.code}") from None
     except (urllib.error.URLError, TimeoutError) as error:
         raise Error(f"no control plane answers at {endpoint}: {getattr(error, 'reason', error)}") from None
+
+
+def _add_token(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        metavar="create|list|revoke|generate",
+        choices=("create", "list", "revoke", "generate"),
+        help="make one, show all, take one no more; or make one that no server knows yet",
+    )
+    parser.add_argument("id", nargs="?", default="", metavar="ID", help="which one to revoke: its first half is enough")
+    parser.add_argument(
+        "--ttl", type=_seconds, default="24h", help="how long it is good: 90s, 30m, 24h, 7d (default: %(default)s)"
+    )
+    parser.add_argument("--token", metavar="TOKEN", help="create this one, or renew it (default: a new one)")
+    _add_client(parser, _token)
+
+
+def _seconds(text: str) -> float:
+    """A number with s, m, h or d."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
+    if unit is None or not text[:-1].isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; try: 24h")
+    return float(text[:-1]) * unit
+
+
+def _token(chosen: argparse.Namespace) -> int:
+    from miniecs import join_tokens, tables
+
+    match chosen.action:
+        case "generate":
+            print(join_tokens.generate())
+        case "list":
+            return _show(chosen, _ask(chosen, "tokens"), tables.join_tokens)
+        case "create":
+            token = chosen.token or join_tokens.generate()
+            _ask(chosen, "tokens", body={"token": token, "seconds": chosen.ttl})
+            print(json.dumps({"token": token}) if chosen.format == "json" else token)
+        case "revoke":
+            if not chosen.id:
+                raise Error("which token? try: miniecs token list, then: miniecs token revoke ID")
+            _ask(chosen, "tokens", body={"token": chosen.id})
+    return 0
 
 
 def _add_credentials(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +223,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "agent": ("run the agent of a container instance", _add_agent),
     "status": ("show clusters, instances, services and tasks", _add_status),
     "explain": ("show why a task is where it is, or why a service has too few", _add_explain),
+    "token": ("make, show and revoke the tokens that agents join by", _add_token),
     "credentials": ("print the server's credentials as shell commands", _add_credentials),
 }
 

@@ -4,8 +4,11 @@ Stands below `agent`. botocore signs; its client is not used, because it would b
 of the service's model for five calls. Ruled by the Signature Version 4 signing process and the JSON 1.1 protocol.
 """
 
+import contextlib
 import json
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -26,23 +29,31 @@ AUTHENTICATION = {
     "MissingAuthenticationTokenException", "SignatureDoesNotMatch", "UnrecognizedClientException",
 }  # fmt: skip
 
+OF_THE_CLOCK = ("Signature expired", "Signature not yet current")  # how the refusal of a signature by its time begins
+
 
 class Refusal(Error):
     """The control plane answered with an error: its code, its text, and the HTTP status."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
+    def __init__(self, status: int, code: str, message: str, behind: float | None = None) -> None:
+        """`behind`: by how many seconds this machine's clock is, if that is why."""
+        clock = "" if behind is None else f"this machine's clock is {clock_difference(behind)} the control plane's"
+        super().__init__(
+            f"{clock}; try: systemctl restart systemd-timesyncd, or date --set" if clock else f"{code}: {message}"
+        )
         self.status = status
         self.code = code
+        self.for_clock = bool(clock)
 
     @property
     def for_credentials(self) -> bool:
-        return self.code in AUTHENTICATION or self.status == 403
+        """They are wrong; a wrong clock is another matter, and may be set."""
+        return not self.for_clock and (self.code in AUTHENTICATION or self.status == 403)
 
     @property
     def final(self) -> bool:
         """Asking again will not help."""
-        return 400 <= self.status < 500 and self.status != 429 and not self.for_credentials
+        return 400 <= self.status < 500 and self.status != 429 and not self.for_credentials and not self.for_clock
 
 
 def credentials() -> Credentials:
@@ -85,7 +96,7 @@ class Client:
             text = await response.read()
             if response.status < 300:
                 return json.loads(text or b"{}")
-            raise refusal(response.status, text)
+            raise refusal(response.status, text, behind(response.headers.get("Date", ""), time.time()))
 
     async def connect(self, endpoint: str, arguments: Mapping[str, str]) -> aiohttp.ClientWebSocketResponse:
         """A session, the upgrade request signed. `endpoint` is what DiscoverPollEndpoint said.
@@ -107,14 +118,38 @@ class Client:
         return dict(request.headers.items())
 
 
-def refusal(status: int, text: bytes) -> Refusal:
+async def join(http: aiohttp.ClientSession, endpoint: str, token: str, instance_name: str) -> Credentials:
+    """Trade a join token for credentials. Raises as `Client.call` does."""
+    body = json.dumps({"token": token, "instanceName": instance_name}).encode()
+    async with http.post(f"{endpoint}/_miniecs/join", data=body) as response:
+        text = await response.read()
+        if response.status >= 300:
+            raise refusal(response.status, text)
+        answer = json.loads(text)
+        return Credentials(answer["accessKeyId"], answer["secretAccessKey"])
+
+
+def refusal(status: int, text: bytes, behind: float = 0.0) -> Refusal:
     """An error answer of the JSON protocols as a value."""
     try:
         said = json.loads(text)
         code = str(said["__type"]).rpartition("#")[2]
-        return Refusal(status, code, str(said.get("message") or said.get("Message") or ""))
+        message = str(said.get("message") or said.get("Message") or "")
+        return Refusal(status, code, message, behind if message.startswith(OF_THE_CLOCK) else None)
     except (ValueError, KeyError, TypeError):
         return Refusal(status, f"HTTP {status}", text[:200].decode(errors="replace"))
+
+
+def behind(date: str, now: float) -> float:
+    """By how many seconds this clock is behind that of who answered at `date`: RFC 9110, 6.6.1."""
+    with contextlib.suppress(ValueError, TypeError):
+        return parsedate_to_datetime(date).timestamp() - now
+    return 0.0
+
+
+def clock_difference(behind: float) -> str:
+    """As people say it: "412 s behind"."""
+    return f"{abs(behind):.0f} s {'behind' if behind > 0 else 'ahead of'}"
 
 
 def host_and_port(endpoint: str) -> str:

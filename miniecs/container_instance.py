@@ -35,6 +35,7 @@ class Settings(NamedTuple):
     attributes: tuple[tuple[str, str], ...]
     keep_stopped: float
     pull_behavior: str
+    join_token: str = ""
 
 
 # --- the command line ---
@@ -70,6 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for placement; may be repeated",
     )
     parser.add_argument("--region", help="default: as the AWS tools find it, or us-east-1")
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--join-token", metavar="TOKEN", help="trade it for credentials of its own, once (miniecs token create)"
+    )
+    token.add_argument(
+        "--join-token-file", metavar="FILE", help="the same, read from a file: it is in no list of processes"
+    )
     parser.add_argument(
         "--keep-stopped",
         type=float,
@@ -107,7 +115,15 @@ def settings(arguments: argparse.Namespace) -> Settings:
         attributes=tuple(arguments.attribute),
         keep_stopped=arguments.keep_stopped,
         pull_behavior=arguments.image_pull_behavior,
+        join_token=arguments.join_token or _read(arguments.join_token_file),
     )
+
+
+def _read(path: str | None) -> str:
+    """The token in a file; none if it is not there any more: it is needed only until the agent has joined."""
+    with contextlib.suppress(FileNotFoundError):
+        return open(path).read().strip() if path else ""
+    return ""
 
 
 # --- the registration ---

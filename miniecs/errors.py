@@ -71,6 +71,14 @@ class InvalidSignatureException(AuthError):
     )
 
 
+class JoinTokenException(AuthError):
+    """The join token is unknown, expired or revoked (ours: no AWS service has one)."""
+
+
+class AccessDeniedException(AwsError):
+    """The caller is known, and may not do this."""
+
+
 class ServerException(AwsError):
     status = 500
     text = "Service Unavailable. Please try again later."

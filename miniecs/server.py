@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from minicontainer import registry_server
-from miniecs import auth, errors, explain, journal, listeners, wire
+from miniecs import auth, errors, explain, join_tokens, journal, listeners, wire
 from miniecs.api import clusters, container_instances, ecr, services, tags, task_definitions, tasks
 from miniecs.controller import Controller
 from miniecs.journal import tell, warn
 from miniecs.records import Account, Call
 from miniecs.sessions import Sessions
 from miniecs.sqlite import SqliteStore
-from miniecs.store import Store, Transaction
+from miniecs.store import INSTANCE_KEYS, InstanceKey, Store, Transaction
 
 log = logging.getLogger("miniecs.server")
 
@@ -100,6 +100,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], secrets: Mapp
     store = SqliteStore(f"{settings.data}/state.sqlite")
     _greet(settings, [listeners.url(one) for one in sockets], made)
     server = Server(settings, store, secrets)
+    await server.know_instance_keys()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -135,7 +136,8 @@ class Server:
     ) -> None:
         self.settings = settings
         self.store = store
-        self.secrets = secrets
+        self.secrets = dict(secrets)  # by access key id: who may do everything, and agents that came by a token
+        self.agents: dict[str, str] = {}  # the latter: their access key ids, and their instances' names
         self.clock = clock
         self.rng: random.Random = random.SystemRandom()
         self.account = Account(region=settings.region)
@@ -148,10 +150,21 @@ class Server:
         application.router.add_post("/", self._guarded(self._action))
         application.router.add_get("/ws", self._guarded(self._session))
         application.router.add_get("/_miniecs/{what}", self._guarded(self._ours))
+        application.router.add_post("/_miniecs/tokens", self._guarded(self._tokens))
+        application.router.add_post("/_miniecs/join", self._join)
         routes = registry_server.routes(f"{self.settings.data}/registry", self._authorize, realm="miniecs")
         application.add_subapp("/v2/", routes)
         application.router.add_route("*", "/{path:.*}", self._guarded(self._unknown))
         return application
+
+    async def know_instance_keys(self) -> None:
+        """Take up the credentials that agents have got for join tokens before."""
+        for access_key_id, key in await self.store.read(lambda transaction: list(transaction.items(INSTANCE_KEYS))):
+            self._know(access_key_id, key)
+
+    def _know(self, access_key_id: str, key: InstanceKey) -> None:
+        self.secrets[access_key_id] = key.secret_access_key
+        self.agents[access_key_id] = key.instance_name
 
     def _authorize(self, user: str, password: str) -> bool:
         return auth.authorize(user, password, self.secrets, self.clock())
@@ -191,6 +204,8 @@ class Server:
         """One action of the API: value in, one transaction, value out."""
         started = time.monotonic()
         operation = wire.operation(request.headers.get("X-Amz-Target", ""))
+        if caller in self.agents:
+            join_tokens.may(operation.name, self.agents[caller])
         act = _action_of(operation)
         value = operation.decode(body)
 
@@ -207,15 +222,51 @@ class Server:
     async def _session(self, request: web.Request, _body: bytes, _caller: str) -> web.StreamResponse:
         return await self.sessions.connect(request)
 
-    async def _ours(self, request: web.Request, _body: bytes, _caller: str) -> web.Response:
+    async def _ours(self, request: web.Request, _body: bytes, caller: str) -> web.Response:
         """What the API of AWS has no words for."""
+        if caller in self.agents:
+            join_tokens.may(request.match_info["what"], self.agents[caller])
         name, cluster = request.query.get("name", ""), request.query.get("cluster", "")
         match request.match_info["what"]:
             case "explain":
                 return _json(await self.store.read(lambda transaction: explain.explain(transaction, name, cluster)))
             case "status":
                 return _json(await self.store.read(explain.status))
+            case "tokens":
+                found = await self.store.read(lambda transaction: join_tokens.listing(transaction, self.clock()))
+                return _json([one._asdict() for one in found])
         raise errors.UnknownOperationException(f"unknown path {request.path}")
+
+    async def _tokens(self, _request: web.Request, body: bytes, caller: str) -> web.Response:
+        """Make, renew or revoke a join token."""
+        if caller in self.agents:
+            join_tokens.may("tokens", self.agents[caller])
+        asked = _document(body)
+        token, seconds = str(asked.get("token", "")), asked.get("seconds")
+
+        def decide(transaction: Transaction) -> join_tokens.Listed:
+            if seconds is None:
+                return join_tokens.revoke(transaction, token, self.clock())
+            return join_tokens.create(transaction, token, float(seconds), self.clock())
+
+        listed = await self.store.transact(decide)
+        tell("join token made" if listed.status == "good" else "join token revoked", id=listed.id)
+        return _json(listed._asdict())
+
+    async def _join(self, request: web.Request) -> web.Response:
+        """A token for credentials: the one request that nobody has signed."""
+        asked = {}
+        try:
+            asked = _document(await request.read())
+            token, name = str(asked.get("token", "")), str(asked.get("instanceName", ""))
+            made = await self.store.transact(lambda one: join_tokens.trade(one, token, name, self.clock()))
+        except errors.AwsError as error:
+            name = str(asked.get("instanceName", ""))[:256]
+            warn("agent refused", action="join", agent=name, address=request.remote, message=str(error))
+            return _json(error.to_json(), error.status)
+        await self.know_instance_keys()
+        tell("agent joined", agent=name, address=request.remote, token=token.partition(".")[0])
+        return _json({"accessKeyId": made.access_key_id, "secretAccessKey": made.secret_access_key})
 
     async def _unknown(self, request: web.Request, _body: bytes, _caller: str) -> web.Response:
         raise errors.UnknownOperationException(f"unknown path {request.method} {request.path}")
@@ -227,6 +278,15 @@ def _action_of(operation: wire.Operation) -> Callable[[Call, wire.Shape], Any]:
         if act and act.__module__ == module.__name__:
             return act
     raise errors.UnsupportedFeatureException(f"{operation.name} is not supported yet")
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    """The body of a request of ours: a JSON object."""
+    with suppress(ValueError):
+        document = json.loads(body)
+        if isinstance(document, dict):
+            return document
+    raise errors.SerializationException("the body is no JSON object")
 
 
 def _json(document: Any, status: int = 200) -> web.Response:

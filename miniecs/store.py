@@ -43,6 +43,24 @@ class Counter(Value, frozen=True, kw_only=True):
     value: int = 0
 
 
+class JoinToken(Value, frozen=True, kw_only=True):
+    """What an agent may trade once for credentials: only the digest of its secret half is kept."""
+
+    digest: str
+    created_at: float
+    expires_at: float
+    revoked: bool = False
+
+
+class InstanceKey(Value, frozen=True, kw_only=True):
+    """The credentials that an agent got for a join token. The secret is kept, since signatures are verified with it."""
+
+    secret_access_key: str
+    instance_name: str
+    token_id: str
+    created_at: float
+
+
 # What is kept, and under which key.
 CLUSTERS = Kind("cluster", Cluster)  # NAME
 INSTANCES = Kind("container-instance", ContainerInstance)  # CLUSTER/ID
@@ -53,6 +71,8 @@ STOPPED_TASKS = Kind("stopped-task", Task)  # CLUSTER/ID
 DECISIONS = Kind("decision", Decision)  # CLUSTER/ID of a task, CLUSTER/service:NAME
 TOKENS = Kind("token", Token)  # OPERATION/CLUSTER/TOKEN
 COUNTERS = Kind("counter", Counter)  # NAME
+JOIN_TOKENS = Kind("join-token", JoinToken)  # ID, the token's first half
+INSTANCE_KEYS = Kind("instance-key", InstanceKey)  # ACCESS KEY ID
 KINDS: dict[str, Kind[Any]] = {
     kind.name: kind
     for kind in (
@@ -65,6 +85,8 @@ KINDS: dict[str, Kind[Any]] = {
         DECISIONS,
         TOKENS,
         COUNTERS,
+        JOIN_TOKENS,
+        INSTANCE_KEYS,
     )
 }
 

@@ -26,6 +26,16 @@ def status(document: Document) -> str:
     return "\n\n".join(_cluster(one) for one in document["clusters"]) or "no clusters; try: aws ecs create-cluster"
 
 
+def join_tokens(document: Sequence[Document]) -> str:
+    if not document:
+        return "no join tokens; try: miniecs token create"
+    rows = [
+        (one["id"], one["status"], time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one["expires_at"])))
+        for one in document
+    ]
+    return table(("TOKEN", "STATUS", "EXPIRES"), rows)
+
+
 def _cluster(document: Document) -> str:
     parts = [f"cluster {document['cluster']}"]
     if document["instances"]:

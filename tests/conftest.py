@@ -28,7 +28,7 @@ def no_trace() -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("kernel", "cluster", "world", "engine")):
+        if any(item.get_closest_marker(name) for name in ("kernel", "cluster", "world", "engine", "lab")):
             reason = isolation.missing_feature(item)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))

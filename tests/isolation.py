@@ -30,6 +30,9 @@ def missing_feature(item: pytest.Item) -> str:
         for command in marker.args:
             if shutil.which(command) is None:
                 return f"needs {command}: sudo ./dev setup, apt-get install {command}"
+    if item.get_closest_marker("lab"):
+        missing = [name for name in ("linux.uml", "mmdebstrap", "ssh", "mke2fs") if not shutil.which(name)]
+        return f"needs {', '.join(missing)}: sudo ./dev lab doctor" if missing else ""
     if item.get_closest_marker("world") and not os.path.exists("/usr/bin/linux.uml"):
         return "needs user-mode-linux: sudo apt-get install user-mode-linux"
     return ""

@@ -30,6 +30,7 @@ class World:
     """Time stands still unless a test moves it; chance is a seed."""
 
     def __init__(self, seed: int = 1) -> None:
+        self.endpoint = "http://here"
         self.now = 1_000_000.0
         self.rng = random.Random(seed)
         self.store = MemoryStore()
@@ -46,7 +47,7 @@ class World:
         act = server._action_of(found)
 
         def decide(transaction: Transaction) -> bytes:
-            call = Call(transaction, self.now, self.rng, Account(), "http://here", "AKIA", "secret")
+            call = Call(transaction, self.now, self.rng, Account(), self.endpoint, "AKIA", "secret")
             return found.encode(act(call, request))
 
         return json.loads(self.transact(decide))

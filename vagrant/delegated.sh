@@ -3,7 +3,8 @@
 # cgroups beside that leaf: one that holds processes may not. cgroups(7), "no internal processes". On cgroup v1: just runs it.
 set -eu
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-    leaf=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/main
+    own=$(sed -n 's/^0:://p' /proc/self/cgroup)
+    leaf=/sys/fs/cgroup${own%/main}/main
     mkdir -p "$leaf"
     echo $$ >"$leaf/cgroup.procs"
 fi

@@ -1,71 +1,124 @@
 #!/bin/sh
-# Makes a Debian or Ubuntu machine the manager or a worker. Run again, it changes nothing that is right already.
+# Makes a Debian or Ubuntu machine the manager or a worker of a cluster. Run again, it changes nothing that is right already.
 #
-#   provision.sh manager ADDRESS
-#   provision.sh worker ADDRESS MANAGER_ADDRESS
+#   provision.sh manager NAME ADDRESS [NAME:ADDRESS]...
+#   provision.sh worker NAME ADDRESS MANAGER_ADDRESS [NAME:ADDRESS]...
 #
-# It needs this checkout in /vagrant (CHECKOUT says otherwise) with vagrant/.credentials in it.
+# ADDRESS is where the others reach this machine; each NAME:ADDRESS is a machine that this one shall know by its name.
+# It needs this checkout in /vagrant (CHECKOUT says otherwise) and a join token in JOIN_TOKEN or in vagrant/.join-token.
+# AGENT_OPTIONS are for the worker's agent, such as "--cpu 2048": without, it offers what the machine has.
 set -eu
-role=${1:?role: manager or worker}
-address=${2:?the address that the others reach this machine by}
+usage="provision: usage: provision.sh manager|worker NAME ADDRESS [MANAGER_ADDRESS] [NAME:ADDRESS]..."
+[ $# -ge 3 ] || { echo "$usage" >&2 && exit 2; }
+role=$1 name=$2 address=$3
+shift 3
 checkout=${CHECKOUT:-/vagrant}
 port=8600
-
-[ -f "$checkout/dev" ] || {
-    echo "provision: $checkout is empty: the machine was interrupted while it came up; try: vagrant destroy -f && vagrant up" >&2
+die() {
+    echo "provision: $name: $*" >&2
     exit 1
 }
-rm -rf /opt/miniecs.new
-mkdir -p /opt/miniecs /opt/miniecs.new
-cp -R "$checkout/." /opt/miniecs.new/
-[ ! -d /opt/miniecs/.venv ] || mv /opt/miniecs/.venv /opt/miniecs.new/.venv
-rm -rf /opt/miniecs
-mv /opt/miniecs.new /opt/miniecs
-/opt/miniecs/dev install
 
-install -d -m 700 /var/lib/miniecs /var/lib/miniecs/server /var/lib/miniecs/agent
 case $role in
-    manager)
-        [ -f /var/lib/miniecs/server/credentials ] ||
-            install -m 600 "$checkout/vagrant/.credentials" /var/lib/miniecs/server/credentials
-        command="server --data /var/lib/miniecs/server --listen 127.0.0.1:$port --listen $address:$port"
-        credentials=/var/lib/miniecs/server/credentials
-        ;;
+    manager) manager=$address ;;
     worker)
-        manager=${3:?the address of the manager}
-        install -m 600 "$checkout/vagrant/.credentials" /var/lib/miniecs/credentials
-        command="agent --endpoint http://$manager:$port --data /var/lib/miniecs/agent --advertise-address $address"
-        credentials=/var/lib/miniecs/credentials
+        manager=${1:?$usage}
+        shift
         ;;
-    *)
-        echo "provision: no role \"$role\"; try: manager or worker" >&2
-        exit 1
-        ;;
+    *) die "no role \"$role\"; try: manager or worker" ;;
 esac
+[ "$(id -u)" = 0 ] || die "needs root; try: sudo"
+[ -d "$checkout/minicontainer" ] || die \
+    "$checkout is empty: the machine was interrupted while it came up; try: vagrant destroy -f $name && vagrant up $name"
+ip -4 -oneline address | grep -qF " $address/" || die \
+    "$address is on no interface of this machine; it has $(ip -4 -oneline address | awk '{print $4}' | paste -sd ' ');" \
+    "try: vagrant reload $name"
+token=${JOIN_TOKEN:-$(cat "$checkout/vagrant/.join-token" 2>/dev/null || :)}
+[ -n "$token" ] || die "no join token; try: JOIN_TOKEN=\$(miniecs token generate)"
 
-unit=/etc/systemd/system/miniecs.service
-cat >$unit.new <<UNIT
-[Unit]
-Description=miniecs $role
-After=network-online.target
-Wants=network-online.target
+# --- names -----------------------------------------------------------------------------------------------------------
 
-[Service]
-ExecStart=/opt/miniecs/vagrant/delegated.sh /usr/local/bin/miniecs $command
-Environment=AWS_SHARED_CREDENTIALS_FILE=$credentials AWS_DEFAULT_REGION=us-east-1
-Restart=always
-RestartSec=1
-KillMode=process
-Delegate=yes
+# Some networks' own name service gives another address of the same machine; and Debian's 127.0.1.1 NAME is of no use to
+# others. So the names stand in /etc/hosts, between two marks.
+names() {
+    {
+        sed -e '/^# miniecs: begin/,/^# miniecs: end/d' -e "/^127\.0\.1\.1[[:space:]].*\b$name\b/d" /etc/hosts
+        echo "# miniecs: begin"
+        echo "$address $name"
+        for pair; do
+            [ "${pair%%:*}" = "$name" ] || echo "${pair#*:} ${pair%%:*}"
+        done
+        echo "# miniecs: end"
+    } >/etc/hosts.new
+    cmp -s /etc/hosts.new /etc/hosts || cat /etc/hosts.new >/etc/hosts # in place: it may be a mount
+    rm /etc/hosts.new
+}
 
-[Install]
-WantedBy=multi-user.target
-UNIT
-mv $unit.new $unit
-if [ -d /run/systemd/system ]; then
-    systemctl daemon-reload
-    systemctl enable miniecs
-    systemctl restart miniecs
-else
-    echo "provision: no systemd runs here; start it by: miniecs $command"
-fi
+# --- services --------------------------------------------------------------------------------------------------------
+
+# A file of a service as it shall be, from stdin; marks the service for a restart if it was not.
+put() {
+    cat >"$1.new"
+    if cmp -s "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1" && changed=yes; fi
+}
+
+service() {
+    unit=miniecs-$1
+    install -d -m 700 /etc/miniecs /var/lib/miniecs
+    put "/etc/systemd/system/$unit.service" <"$checkout/vagrant/$unit.service"
+    put "/etc/miniecs/$1.conf" <<CONF
+# Written by provision.sh; read by $unit.service.
+OPTIONS="$2"
+AWS_DEFAULT_REGION=us-east-1
+CONF
+    put "/etc/miniecs/$1.code" <<CODE
+$(cd /opt/miniecs && find minicontainer miniecs -name '*.py' -exec cksum {} + | sort -k 3 | cksum)
+CODE
+    if [ -d /run/systemd/system ]; then
+        [ -z "$changed" ] || systemctl daemon-reload
+        systemctl --quiet enable "$unit"
+        if [ -n "$changed" ]; then systemctl restart "$unit"; else systemctl start "$unit"; fi
+    else
+        mkdir -p /etc/systemd/system/multi-user.target.wants
+        ln -sf "../$unit.service" "/etc/systemd/system/multi-user.target.wants/$unit.service"
+        printf '#!/bin/sh\n/opt/miniecs/vagrant/supervise.sh boot\n' >/etc/rc.local
+        chmod 755 /etc/rc.local
+        if [ -n "$changed" ]; then action=restart; else action=start; fi
+        /opt/miniecs/vagrant/supervise.sh $action "$unit"
+    fi
+}
+
+# --- the two roles ---------------------------------------------------------------------------------------------------
+
+manager() {
+    data=/var/lib/miniecs/server
+    service server "--data $data --listen 127.0.0.1:$port --listen $address:$port"
+    # The token is renewed, so that provisioning again lets workers join again. The first time the server has to start.
+    export AWS_SHARED_CREDENTIALS_FILE=$data/credentials AWS_ENDPOINT_URL=http://127.0.0.1:$port
+    tries=0
+    until miniecs token create --ttl 24h --token "$token" >/dev/null 2>/tmp/provision; do
+        tries=$((tries + 1))
+        [ $tries -lt 60 ] || die "the control plane does not answer: $(cat /tmp/provision); try: journalctl -u miniecs-server"
+        sleep 0.3
+    done
+    rm -f /tmp/provision
+    "$checkout/vagrant/images.sh" push "$address:$port"
+    # Who is root on the manager drives the cluster, without a word about keys.
+    cat >/etc/profile.d/miniecs.sh <<PROFILE
+export AWS_ENDPOINT_URL=http://$address:$port AWS_DEFAULT_REGION=us-east-1 AWS_PAGER=
+export AWS_SHARED_CREDENTIALS_FILE=$data/credentials
+PROFILE
+}
+
+worker() {
+    install -d -m 700 /etc/miniecs
+    (umask 077 && echo "$token" >/etc/miniecs/join-token)
+    service agent "--endpoint http://$manager:$port --data /var/lib/miniecs/agent --advertise-address $address \
+--instance-name $name --join-token-file /etc/miniecs/join-token${AGENT_OPTIONS:+ $AGENT_OPTIONS}"
+}
+
+changed=
+names "$@"
+CHECKOUT=$checkout "$checkout/vagrant/install.sh"
+"$role"
+echo "provision: $name is a $role at $address"

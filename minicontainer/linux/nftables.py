@@ -57,7 +57,9 @@ def _call(commands: str, output_flags: int) -> str:
         failed = library.nft_run_cmd_from_buffer(context, commands.encode())
         if failed:
             said = (library.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace")
-            if "not supported" in said:
+            if (
+                "not supported" in said or "cache initialization failed: Invalid" in said
+            ):  # no family `ip`; no nf_tables
                 raise Unavailable(
                     f"this kernel cannot do {_headline(commands)!r}: {said.strip().splitlines()[0]}; "
                     "try: modprobe nf_tables nft_chain_nat nft_masq nft_fib_ipv4 nft_ct, or --network host"

@@ -1,9 +1,11 @@
 """Container instances: the actions of agents and people on them. Ruled by API_RegisterContainerInstance and its kin."""
 
+import ipaddress
 import json
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -21,6 +23,7 @@ from miniecs.records import Call
 from miniecs.store import INSTANCES, TASKS, TOKENS
 from miniecs.wire import Answer, Shape
 
+ADDRESS = "miniecs.advertise-address"
 # What an instance's identity document says, and the attribute that it becomes: "Amazon ECS container instances".
 IDENTITY = {
     "availabilityZone": "ecs.availability-zone",
@@ -38,6 +41,7 @@ def register_container_instance(call: Call, request: Shape) -> Answer:
     cluster = records.cluster(call, request.cluster)
     known = _known(call, cluster, request)
     offered = _offered(request, known)
+    _settle_address(call, offered, known)
     if known:
         instance = replace(known, **offered, version=known.version + 1)
     else:
@@ -63,15 +67,21 @@ def deregister_container_instance(call: Call, request: Shape) -> Answer:
     running = lifecycle.tasks_on(call.transaction, instance)
     if running and not request.force:
         raise errors.InvalidParameterException("Found running tasks on the instance.")
-    for task in running:
-        reason = "Container instance deregistered forcibly by the user"
+    gone = _deregister(call, instance, "Container instance deregistered forcibly by the user")
+    return Answer(container_instance=gone)
+
+
+def _deregister(call: Call, instance: ContainerInstance, reason: str) -> ContainerInstance:
+    """Its tasks are STOPPED for this reason; it is INACTIVE from now on."""
+    for task in lifecycle.tasks_on(call.transaction, instance):
         lifecycle.stopped(call.transaction, task, call.now, reason, StopCode.INFRASTRUCTURE_HEALTH)
     key = key_of(instance.container_instance_arn)
     current = call.transaction.get(INSTANCES, key) or instance
     gone = replace(current, status=InstanceStatus.INACTIVE, agent_connected=False, version=current.version + 1)
     call.transaction.put(INSTANCES, key, gone)
-    call.transaction.delete(TOKENS, f"RegisterContainerInstance/{cluster.cluster_name}/{instance.client_token}")
-    return Answer(container_instance=gone)
+    cluster_name = key.partition("/")[0]
+    call.transaction.delete(TOKENS, f"RegisterContainerInstance/{cluster_name}/{instance.client_token}")
+    return gone
 
 
 def describe_container_instances(call: Call, request: Shape) -> Answer:
@@ -141,6 +151,52 @@ def _known(call: Call, cluster: Cluster, request: Shape) -> ContainerInstance | 
         instance = records.instance(call, cluster, arns[0]) if arns else None
         return instance if instance and instance.status != InstanceStatus.INACTIVE else None
     return None
+
+
+def _settle_address(call: Call, offered: dict[str, Any], known: ContainerInstance | None) -> None:
+    """An address is one machine: tasks' ports are reached there. A silent instance of the same name and address is no
+    more: the machine was made anew.
+
+    Raises:
+        InvalidParameterException: nobody else could reach this one, or an instance that is connected has the address.
+    """
+    address, name = _address(offered["attributes"]), offered["ec2_instance_id"]
+    if not address or _is_local(call, address):
+        return
+    for other in call.transaction.list(INSTANCES):
+        same = known and other.container_instance_arn == known.container_instance_arn
+        if same or other.status == InstanceStatus.INACTIVE or _address(other.attributes) != address:
+            continue
+        if other.agent_connected:
+            raise errors.InvalidParameterException(
+                f"{other.ec2_instance_id or other.container_instance_arn} is connected and has the address {address}; "
+                "try: miniecs agent --advertise-address, one of its own for each machine"
+            )
+        if other.ec2_instance_id == name:
+            _deregister(call, other, "The container instance was made anew")
+
+
+def _address(attributes: Iterable[Attribute]) -> str:
+    return next((one.value or "" for one in attributes if one.name == ADDRESS), "")
+
+
+def _is_local(call: Call, address: str) -> bool:
+    """Whether it is of the control plane's own machine, which is the agent's too then.
+
+    Raises:
+        InvalidParameterException: it is no address, or one that only the agent's machine can reach.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        raise errors.InvalidParameterException(f"the advertised address {address!r} is no IP address.") from None
+    endpoint = urlsplit(call.endpoint).hostname or ""
+    local = endpoint == "localhost" or endpoint.startswith("127.")
+    if parsed.is_unspecified or (parsed.is_loopback and not local):
+        raise errors.InvalidParameterException(
+            f"no other machine reaches the advertised address {address}; try: miniecs agent --advertise-address"
+        )
+    return parsed.is_loopback
 
 
 def _token_key(cluster: Cluster, request: Shape) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from minicontainer import containers, engine, inspection, network, ports
+from minicontainer import containers, engine, inspection, network, nftables_rules, ports
 from minicontainer.containers import Home, Options, Port, Ulimit, Volume
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, ContainerNotFound, Error, NameInUse
 from minicontainer.linux import nftables, procfs
@@ -393,7 +393,7 @@ def test_of_two_with_bridges_one_that_was_killed_does_not_harm_the_other(home: H
     os.kill(one.supervisor_pid, signal.SIGKILL)
     eventually(lambda: procfs.start_time(one.pid) is None)
     assert engine.inspect(home, one.id).status == "exited"
-    assert [item.address for item in network._elements()] == [two.network.address]
+    assert [item.address for item in nftables_rules.published()] == [two.network.address]
     assert engine.inspect(home, two.id).status == "running"
     for container in (one, two):
         engine.remove(home, container.id, force=True)

@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from miniecs import errors
@@ -78,6 +79,74 @@ def test_a_cluster_with_tasks_is_not_deleted(world: World) -> None:
 
 
 # --- container instances ---------------------------------------------------------------------------------------------
+
+
+def offer(address: str, name: str = "i-1", **members: Any) -> dict[str, Any]:
+    return {
+        "totalResources": CPU_AND_MEMORY,
+        "instanceIdentityDocument": json.dumps({"instanceId": name}),
+        "attributes": [{"name": "miniecs.advertise-address", "value": address}],
+        **members,
+    }
+
+
+def register(world: World, address: str, name: str) -> str:
+    answer = world.ask("RegisterContainerInstance", **offer(address, name))
+    return str(answer["containerInstance"]["containerInstanceArn"])
+
+
+def connect(world: World, arn: str, connected: bool) -> None:
+    def change(transaction: Any) -> None:
+        found = transaction.get(INSTANCES, arn.split("/", 1)[1])
+        transaction.put(INSTANCES, arn.split("/", 1)[1], msgspec.structs.replace(found, agent_connected=connected))
+
+    world.transact(change)
+
+
+def test_an_address_is_one_machine(world: World) -> None:
+    first = world.ask("RegisterContainerInstance", **offer("10.0.0.1", "one"))["containerInstance"]
+    connect(world, first["containerInstanceArn"], True)
+    said = refused(world, "RegisterContainerInstance", **offer("10.0.0.1", "two"))
+    assert said.startswith("InvalidParameterException: one is connected and has the address 10.0.0.1; try: ")
+    again = offer("10.0.0.1", "one", containerInstanceArn=first["containerInstanceArn"])
+    assert world.ask("RegisterContainerInstance", **again)["containerInstance"]["status"] == "ACTIVE"
+    assert world.ask("RegisterContainerInstance", **offer("10.0.0.2", "two"))["containerInstance"]["status"] == "ACTIVE"
+
+
+def test_a_machine_made_anew_takes_the_place_of_the_one_it_was(world: World) -> None:
+    old = register(world, "10.0.0.1", "one")
+    connect(world, old, True)
+    world.define()
+    assert world.ask("RunTask", taskDefinition="web")["failures"] == []
+    connect(world, old, False)
+    new = register(world, "10.0.0.1", "one")
+    assert world.ask("ListContainerInstances")["containerInstanceArns"] == [new]
+    stopped = world.ask("ListTasks", desiredStatus="STOPPED")["taskArns"]
+    (task,) = world.ask("DescribeTasks", tasks=stopped)["tasks"]
+    assert task["stoppedReason"] == "The container instance was made anew"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1", "no other machine reaches the advertised address 127.0.0.1"),
+        ("0.0.0.0", "no other machine reaches the advertised address 0.0.0.0"),
+        ("::1", "no other machine reaches the advertised address ::1"),
+        ("manager", "the advertised address 'manager' is no IP address"),
+    ],
+)
+def test_an_address_that_nobody_else_can_reach_is_refused(world: World, address: str, why: str) -> None:
+    world.endpoint = "http://10.0.0.254:8600"
+    assert why in refused(world, "RegisterContainerInstance", **offer(address))
+
+
+def test_a_control_plane_on_loopback_has_agents_on_loopback(world: World) -> None:
+    world.endpoint = "http://127.0.0.1:8600"
+    for name in ("one", "two"):
+        arn = world.ask("RegisterContainerInstance", **offer("127.0.0.1", name))["containerInstance"][
+            "containerInstanceArn"
+        ]
+        connect(world, arn, True)
 
 
 def test_an_instance_is_registered_with_what_it_offers(world: World) -> None:

@@ -97,9 +97,9 @@ class World:
         self.agent: Agent
         self.joined: asyncio.Task[None]
 
-    async def start_agent(self, http: aiohttp.ClientSession) -> None:
+    async def start_agent(self, http: aiohttp.ClientSession, cluster: str = "default") -> None:
         chosen = Settings(
-            endpoint=self.control.endpoint, cluster="default", data=str(self.directory), region="us-east-1", cpu=1024,
+            endpoint=self.control.endpoint, cluster=cluster, data=str(self.directory), region="us-east-1", cpu=1024,
             memory=512, advertise_address="198.18.0.2", availability_zone="us-east-1a", instance_name="one",
             attributes=(), keep_stopped=0, pull_behavior="default",
         )  # fmt: skip
@@ -259,7 +259,7 @@ def test_a_task_not_in_the_manifest_stops_only_when_confirmed(tmp_path: Path) ->
         assert world.control.statuses(2) == ["RUNNING"]
         await world.control.send("TaskStopVerificationAck", messageId="m1", stopTasks=[{"taskArn": arn(2)}])
         await world.until(lambda: world.control.statuses(2) == ["RUNNING", "STOPPED"])
-        assert world.control.statuses(1) == ["RUNNING"]
+        assert set(world.control.statuses(1)) == {"RUNNING"}
 
     play(tmp_path, story)
 
@@ -400,9 +400,37 @@ def test_it_waits_for_its_cluster(tmp_path: Path) -> None:
         await session(world)
         await world.stop_agent()
         world.control.refusals["RegisterContainerInstance"] = [(400, "ClusterNotFoundException")] * 2
-        await world.start_agent(http)
+        await world.start_agent(http, cluster="other")
         await session(world, 2)
         assert len(world.control.told("RegisterContainerInstance")) == 4
+        assert world.control.told("CreateCluster") == []
+
+    play(tmp_path, story)
+
+
+def test_it_makes_the_default_cluster_as_amazons_agent_does(tmp_path: Path) -> None:
+    async def story(world: World, http: aiohttp.ClientSession) -> None:
+        await session(world)
+        await world.stop_agent()
+        world.control.refusals["RegisterContainerInstance"] = [(400, "ClusterNotFoundException")]
+        await world.start_agent(http)
+        await session(world, 2)
+        assert world.control.told("CreateCluster") == [{"clusterName": "default"}]
+
+    play(tmp_path, story)
+
+
+def test_an_address_that_is_anothers_costs_it_no_task(tmp_path: Path) -> None:
+    async def story(world: World, http: aiohttp.ClientSession) -> None:
+        await session(world)
+        await world.payload("p1", task(1))
+        await world.until_running(1)
+        await world.stop_agent()
+        world.control.refusals["RegisterContainerInstance"] = [(400, "InvalidParameterException")]
+        await world.start_agent(http)
+        await session(world, 2)
+        assert world.control.told("RegisterContainerInstance")[-1]["containerInstanceArn"] == INSTANCE
+        assert set(world.control.statuses(1)) == {"RUNNING"}
 
     play(tmp_path, story)
 

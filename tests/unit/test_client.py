@@ -12,7 +12,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from miniecs.client import Client, Refusal, credentials, default_region, host_and_port, refusal
+from miniecs.client import Client, Refusal, behind, credentials, default_region, host_and_port, refusal
 from miniecs.errors import Error
 
 KEYS = Credentials("AKID", "secret")
@@ -130,3 +130,21 @@ def test_the_region_is_the_tools_or_the_first(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_endpoint_names_the_registry_beside_it() -> None:
     assert host_and_port("http://198.18.0.1:8600/") == "198.18.0.1:8600"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(412, "412 s behind"), (-3600, "3600 s ahead of")])
+def test_a_wrong_clock_is_said_as_what_it_is(seconds: int, said: str) -> None:
+    text = json.dumps({"__type": "InvalidSignatureException", "message": "Signature expired: x is more than 5 min."})
+    found = refusal(400, text.encode(), seconds)
+    assert str(found).startswith(f"this machine's clock is {said} the control plane's; try: ")
+    assert (found.for_clock, found.for_credentials, found.final) == (True, False, False)
+
+
+def test_a_wrong_signature_is_no_matter_of_the_clock() -> None:
+    text = json.dumps({"__type": "InvalidSignatureException", "message": "The request signature we calculated"})
+    assert refusal(400, text.encode(), 412).for_credentials
+
+
+@pytest.mark.parametrize(("date", "seconds"), [("Thu, 01 Jan 1970 00:10:00 GMT", 100.0), ("yesterday", 0.0), ("", 0.0)])
+def test_the_clocks_are_compared_by_the_date_of_the_answer(date: str, seconds: float) -> None:
+    assert behind(date, 500.0) == seconds

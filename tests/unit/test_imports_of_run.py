@@ -71,6 +71,8 @@ def test_a_bridge_needs_no_more_than_its_own_modules(of_run: set[str]) -> None:
     assert {name for name in more if name.startswith("minicontainer.")} == {
         "minicontainer.network",
         "minicontainer.ports",
+        "minicontainer.nftables_rules",
+        "minicontainer.linux.iptables",
         "minicontainer.linux.nftables",
         "minicontainer.linux.rtnetlink",
     }

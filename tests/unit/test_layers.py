@@ -15,9 +15,11 @@ MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags file_modes",
     1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference plan archives "
     "credentials arguments dockerfile live_view cache_mounts remotes oci/fields mount_options runtime_options",
-    2: "oci/runtime linux/nftables logs linux/processes oci/image containers sealing context tar changesets "
+    2: "linux/iptables "
+    "oci/runtime linux/nftables logs linux/processes oci/image containers sealing context tar changesets "
     "registry_users",
-    3: "overlays seccomp rootfs agent_socket store layers bundle ports run_options copying stages settings "
+    3: "nftables_rules iptables_rules "
+    "overlays seccomp rootfs agent_socket store layers bundle ports run_options copying stages settings "
     "resources devices hooks program scheduling",
     4: "checks cgroups init build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs "
     "reports image_archives distribution registry_server notify slirp",
@@ -38,9 +40,9 @@ MINIECS = {
     1: "model query listeners",
     2: "wire auth placement scheduler overrides acs",
     3: "store transitions client",
-    4: "sqlite checkpoint records lifecycle",
-    5: "api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr controller "
-    "explain container_instance container_definition",
+    4: "sqlite checkpoint records lifecycle join_keys",
+    5: "join_tokens api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr "
+    "controller explain container_instance container_definition",
     6: "task_engine metadata sessions",
     7: "server agent",
     8: "cli lab",
@@ -65,7 +67,7 @@ ONLY = {
     "pyseccomp": {"minicontainer.seccomp"},
     "pyroute2": {"miniecs.lab"},
     "sqlite3": {"miniecs.sqlite"},
-    "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.client", "miniecs.cli", "miniecs.demo"},
+    "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.client", "miniecs.join_keys", "miniecs.cli", "miniecs.demo"},
     "boto3": {"miniecs.demo"},
 }
 # What may be imported inside a function, and why.
@@ -79,7 +81,7 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 22_000, "miniecs": 9_000}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 22_000, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 
 
 class Module(NamedTuple):

@@ -35,7 +35,9 @@ def shell_scripts() -> list[str]:
     """Every file that says `sh` is its interpreter, wherever it is."""
     named = []
     for directory, inside, names in os.walk(ROOT):
-        inside[:] = [name for name in inside if name not in {".git", ".venv", ".cache", ".demo", "__pycache__"}]
+        inside[:] = [
+            name for name in inside if name not in {".git", ".venv", ".cache", ".demo", ".lab", "stage", "__pycache__"}
+        ]
         named += [Path(directory, name) for name in names]
     first = {path: path.open("rb").readline(64) for path in named if path.is_file() and not path.is_symlink()}
     return sorted(str(path.relative_to(ROOT)) for path, line in first.items() if re.match(rb"#!/bin/(ba)?sh\b", line))

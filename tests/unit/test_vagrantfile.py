@@ -161,8 +161,9 @@ def test_each_machine_is_provisioned_by_scripts_that_are_there(tmp_path: Path) -
         for step in (steps["unpack"], steps["install"]):
             assert os.access(VAGRANT / step["path"], os.X_OK)
         assert steps["unpack"]["args"] == [machine["name"]]
-    assert manager["provision"][2][1]["args"] == ["manager", "192.168.56.10"]
-    assert workers[2]["provision"][2][1]["args"] == ["worker", "192.168.56.13", "192.168.56.10"]
+    known = ["manager:192.168.56.10", "worker1:192.168.56.11", "worker2:192.168.56.12", "worker3:192.168.56.13"]
+    assert manager["provision"][2][1]["args"] == ["manager", "manager", "192.168.56.10", *known]
+    assert workers[2]["provision"][2][1]["args"] == ["worker", "worker3", "192.168.56.13", "192.168.56.10", *known]
 
 
 @needs_ruby

@@ -1,0 +1,95 @@
+"""Image: the disk that every light machine starts from: Debian 12, made by mmdebstrap, cached by its recipe.
+
+Stands on nothing of the lab. No loop device, no mount: mke2fs copies the tree into the file system's image. A machine
+writes to a file of its own over it, so one image serves them all. Ruled by mmdebstrap(1) and mke2fs(8).
+"""
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from miniecs.errors import Error
+
+HERE = Path(__file__).parent
+CACHE = HERE.parent / ".cache/lab"
+SUITE = "bookworm"
+PACKAGES = (
+    "busybox-static", "curl", "iproute2", "iptables", "iputils-ping", "jq", "kmod", "libnftables1", "libseccomp2",
+    "netbase", "openssh-server", "procps", "python3", "python3-venv", "strace",
+)  # fmt: skip
+# What `--init systemd` and QEMU want besides: a real process 1, and a kernel for a machine that is emulated.
+FULL = ("dbus", "initramfs-tools", "linux-image-cloud-amd64", "systemd-sysv", "zstd")
+RECIPE = ("light/customize.sh", "light/init.sh", "light/network.sh", "light/initramfs.sh", "install.sh")
+SIZE = "4G"  # of the file system; the file is sparse
+
+
+class Image:
+    """A base disk; with a kernel and an initial file system beside it if it is `full`."""
+
+    def __init__(self, full: bool, cache: Path = CACHE) -> None:
+        self.full = full
+        self.directory = cache / f"{'full' if full else 'light'}-{_key(full)}"
+        self.disk = self.directory / "base.ext4"
+        self.kernel, self.initrd = self.directory / "vmlinuz", self.directory / "initrd.img"
+
+    def make(self, say: Callable[[str], None]) -> None:
+        """If it is not there; whole or not at all.
+
+        Raises:
+            Error: mmdebstrap or mke2fs failed; the text has their last line.
+        """
+        if self.disk.exists():
+            return
+        _run([HERE / "stage.sh"], "the stage could not be made")
+        if not (HERE / "stage/wheels").exists():
+            raise Error(
+                "no stage for the image: it needs Python 3.11, as Debian 12 has it; try: ./dev lab up --backend vagrant"
+            )
+        say(f"image: Debian {SUITE} by mmdebstrap, for all light machines (a minute; kept in {self.directory})")
+        shutil.rmtree(self.directory.parent / "new", ignore_errors=True)
+        new = self.directory.parent / "new"
+        new.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(prefix="lab-image-", dir="/var/tmp") as temporary:
+            root = Path(temporary, "root")
+            _run(self._mmdebstrap(root), "the image could not be made")
+            if self.full:
+                shutil.copy(root / "vmlinuz", new / "vmlinuz")
+                shutil.copy(root / "initrd.img", new / "initrd.img")
+            options = ["-E", "lazy_itable_init=1,lazy_journal_init=1", "-O", "^metadata_csum_seed,^orphan_file"]
+            _run(
+                ["mke2fs", "-q", "-t", "ext4", "-L", "lab", *options, "-d", root, new / "base.ext4", SIZE],
+                "no disk image",
+            )
+        for old in self.directory.parent.glob(self.directory.name.partition("-")[0] + "-*"):
+            shutil.rmtree(old)  # made by an older recipe
+        new.rename(self.directory)
+
+    def _mmdebstrap(self, root: Path) -> list[str | Path]:
+        packages = PACKAGES + (FULL if self.full else ())
+        hooks = [f"--essential-hook={HERE}/light/initramfs.sh $1"] if self.full else []
+        return [
+            "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}",
+            *(f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("man", "doc", "locale")),
+            *hooks, f"--customize-hook={HERE}/light/customize.sh $1 {HERE}", SUITE, root,
+        ]  # fmt: skip
+
+
+def _key(full: bool) -> str:
+    recipe = hashlib.sha256(repr((PACKAGES, FULL if full else (), SIZE)).encode())
+    for name in RECIPE:
+        recipe.update((HERE / name).read_bytes())
+    locked = (HERE.parent / ".ci/requirements.txt").read_text()
+    kernels = "".join(sorted(path.name for path in Path("/usr/lib/uml/modules").glob("*")))
+    recipe.update(f"{locked}{kernels}".encode())
+    return recipe.hexdigest()[:12]
+
+
+def _run(command: list[str | Path], failed: str) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+        error = next((line for line in said if line.startswith("E: ") or "rror" in line), said[-1])
+        raise Error(f"{failed}: {Path(command[0]).name}: {error}; try: ./dev lab doctor")

@@ -1,0 +1,153 @@
+"""Lab: the command line of the lab, `./dev lab`: parse, call the lab, print.
+
+Stands on `light_lab`; nothing stands on it. Results go to stdout, progress and errors to stderr.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from miniecs.errors import Error
+from miniecs.tables import table
+from vagrant.light_lab import Choices, LightLab
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = _parser().parse_args(arguments)
+    lab = LightLab(say=lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        return int(chosen.run(lab, chosen) or 0)
+    except KeyboardInterrupt:
+        print("lab: interrupted; try: ./dev lab up, which goes on, or: ./dev lab down", file=sys.stderr)
+        return 130
+    except (Error, OSError) as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./dev lab", description="Machines of your own: one manager and some workers."
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, (text, run, words) in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        for word, settings in words.items():
+            verb.add_argument(*word.split(), **settings)
+        verb.set_defaults(run=run)
+    return parser
+
+
+# --- the verbs -------------------------------------------------------------------------------------------------------
+
+
+def _up(lab: LightLab, chosen: argparse.Namespace) -> int:
+    started = time.monotonic()
+    lab.up(Choices(chosen.workers, chosen.backend, chosen.init))
+    lab.say(
+        f'up in {time.monotonic() - started:.1f} s; try: eval "$(./dev lab env)" && aws ecs list-container-instances'
+    )
+    return 0
+
+
+def _down(lab: LightLab, _: argparse.Namespace) -> int:
+    lab.say("down; nothing is left" if lab.down() else "no lab was up")
+    return 0
+
+
+def _status(lab: LightLab, _: argparse.Namespace) -> int:
+    rows = []
+    for name, machine in lab.machines().items():
+        process = lab.process(name)
+        disk = machine.disk.stat().st_blocks // 2048 if machine.disk.exists() else 0
+        rows.append(
+            (name, machine.node.address, machine.node.cpus, machine.node.memory, "on" if process else "off", disk)
+        )
+    print(table(("MACHINE", "ADDRESS", "CPUS", "MEMORY", "POWER", "DISK MIB"), rows))
+    return 0
+
+
+def _ssh(lab: LightLab, chosen: argparse.Namespace) -> int:
+    command = [" ".join(chosen.command)] if chosen.command else []
+    return subprocess.run(lab.ssh(chosen.node, *command, terminal=sys.stdin.isatty())).returncode
+
+
+def _run(lab: LightLab, chosen: argparse.Namespace) -> int:
+    names = [chosen.on] if chosen.on else list(lab.machines())
+    worst = 0
+    for name in names:
+        done = lab.run(name, " ".join(chosen.command))
+        for line in (done.stdout + done.stderr).splitlines():
+            print(f"{name:8}| {line}")
+        worst = max(worst, done.returncode)
+    return worst
+
+
+def _inside(lab: LightLab, chosen: argparse.Namespace) -> int:
+    command = lab.inside(*chosen.command)
+    os.execvp(command[0], command)
+
+
+def _env(lab: LightLab, _: argparse.Namespace) -> int:
+    print("\n".join(f"export {name}={value}" for name, value in lab.environment().items()))
+    return 0
+
+
+def _provision(lab: LightLab, chosen: argparse.Namespace) -> int:
+    lab.provision([chosen.node] if chosen.node else [])
+    return 0
+
+
+def _power(lab: LightLab, chosen: argparse.Namespace) -> int:
+    lab.power(chosen.node, chosen.what == "on")
+    return 0
+
+
+def _plug(plugged: bool) -> Callable[[LightLab, argparse.Namespace], int]:
+    def run(lab: LightLab, chosen: argparse.Namespace) -> int:
+        lab.plug(chosen.node, plugged)
+        return 0
+
+    return run
+
+
+def _reset(lab: LightLab, chosen: argparse.Namespace) -> int:
+    started = time.monotonic()
+    lab.reset(chosen.node)
+    lab.say(f"{chosen.node} is made anew in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+Words = dict[str, dict[str, Any]]  # of a verb: its arguments, and what argparse shall know of them
+NODE: Words = {"node": {"metavar": "NODE", "help": "a machine's name, as in vagrant/nodes.yaml"}}
+COMMAND: Words = {"command": {"nargs": argparse.REMAINDER, "metavar": "COMMAND", "help": "and its arguments"}}
+VERBS: dict[str, tuple[str, Callable[[LightLab, argparse.Namespace], int], Words]] = {
+    "up": ("bring the machines up and provision them; goes on after an interruption, and adds workers", _up, {
+        "--workers": {"type": int, "default": int(os.environ.get("WORKERS", "2")), "help": "default: %(default)s"},
+        "--backend": {"choices": ("uml", "qemu"), "default": "uml", "help": "default: %(default)s"},
+        "--init": {"choices": ("lab", "systemd"), "default": "lab", "help": "process 1 (default: %(default)s)"},
+    }),
+    "down": ("end the machines and remove all that is theirs", _down, {}),
+    "status": ("show the machines", _status, {}),
+    "env": ("print the endpoint and the credentials, as shell commands", _env, {}),
+    "ssh": ("a shell on a machine, or a command", _ssh, {**NODE, **COMMAND}),
+    "run": ("a command on all machines, or on one", _run, {
+        "--on": {"metavar": "NODE", "help": "on this one"}, **COMMAND,
+    }),
+    "inside": ("a command of this computer, in the lab's network", _inside, COMMAND),
+    "provision": ("bring this checkout's code to the machines, and start what changed", _provision, {
+        "node": {"metavar": "NODE", "nargs": "?", "default": "", "help": "default: all that are on"},
+    }),
+    "power": ("cut a machine's power, or switch it on", _power, {"what": {"choices": ("off", "on")}, **NODE}),
+    "unplug": ("take a machine's cable out of the switch", _plug(False), NODE),
+    "plug": ("put it in again", _plug(True), NODE),
+    "reset": ("a machine made anew: fresh disk, provisioned", _reset, NODE),
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
