@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from miniecs.errors import Error
+from miniecs.journal import warn
 from miniecs.transitions import TaskRecord
 
 REMEMBERED = 1000  # stopped tasks: a task id runs at most once, also when an old payload is late
@@ -51,7 +52,15 @@ class Checkpoint:
         _write(self.directory / "agent.json", msgspec.json.encode(identity), durable=True)
 
     def records(self) -> list[TaskRecord]:
-        return [msgspec.json.decode(path.read_bytes(), type=TaskRecord) for path in sorted(self.tasks.glob("*.json"))]
+        """What was running. A record that a power cut left broken is no more: its containers are none either."""
+        found = []
+        for path in sorted(self.tasks.glob("*.json")):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=TaskRecord))
+            except msgspec.DecodeError as error:
+                warn("task record broken, passed over", file=path, error=error)
+                path.unlink()
+        return found
 
     def save(self, record: TaskRecord, durable: bool = False) -> None:
         """Keep a task's record. Not durable, it outlives the agent but not the computer, as its containers do."""

@@ -54,6 +54,12 @@ def _up(lab: LightLab, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(lab: LightLab, chosen: argparse.Namespace) -> int:
+    found = lab.findings(Choices(chosen.workers, chosen.backend, chosen.init))
+    print(table(("", "FOUND", "TO DO"), [(one.what, one.found, one.fix or "-") for one in found]))
+    return 1 if any(one.fix for one in found) else 0
+
+
 def _down(lab: LightLab, _: argparse.Namespace) -> int:
     lab.say("down; nothing is left" if lab.down() else "no lab was up")
     return 0
@@ -125,12 +131,14 @@ def _reset(lab: LightLab, chosen: argparse.Namespace) -> int:
 Words = dict[str, dict[str, Any]]  # of a verb: its arguments, and what argparse shall know of them
 NODE: Words = {"node": {"metavar": "NODE", "help": "a machine's name, as in vagrant/nodes.yaml"}}
 COMMAND: Words = {"command": {"nargs": argparse.REMAINDER, "metavar": "COMMAND", "help": "and its arguments"}}
+CHOICES: Words = {
+    "--workers": {"type": int, "default": int(os.environ.get("WORKERS", "2")), "help": "default: %(default)s"},
+    "--backend": {"choices": ("uml", "qemu"), "default": "uml", "help": "default: %(default)s"},
+    "--init": {"choices": ("lab", "systemd"), "default": "lab", "help": "process 1 (default: %(default)s)"},
+}
 VERBS: dict[str, tuple[str, Callable[[LightLab, argparse.Namespace], int], Words]] = {
-    "up": ("bring the machines up and provision them; goes on after an interruption, and adds workers", _up, {
-        "--workers": {"type": int, "default": int(os.environ.get("WORKERS", "2")), "help": "default: %(default)s"},
-        "--backend": {"choices": ("uml", "qemu"), "default": "uml", "help": "default: %(default)s"},
-        "--init": {"choices": ("lab", "systemd"), "default": "lab", "help": "process 1 (default: %(default)s)"},
-    }),
+    "doctor": ("look whether this computer has what a lab needs", _doctor, CHOICES),
+    "up": ("bring the machines up and provision them; goes on after an interruption, and adds workers", _up, CHOICES),
     "down": ("end the machines and remove all that is theirs", _down, {}),
     "status": ("show the machines", _status, {}),
     "env": ("print the endpoint and the credentials, as shell commands", _env, {}),

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 from miniecs import join_tokens
 from miniecs.errors import Error
+from vagrant import doctor
 from vagrant.image import Image
 from vagrant.machines import Machine, Process
-from vagrant.nodes import Node, nodes
+from vagrant.nodes import nodes
 
 ROOT = Path(__file__).parents[1]
 DIRECTORY = ROOT / ".lab"
@@ -112,7 +113,8 @@ class LightLab:
         """Bring up what is not up: all, what an interrupted `up` left out, or workers more."""
         wanted = nodes(choices.workers)
         with self._locked():
-            image = Image(full=choices.backend == "qemu" or choices.init == "systemd")
+            image = _image(choices)
+            self._check(choices)
             image.make(self.say)
             if self.file.exists():
                 known = self.choices
@@ -128,6 +130,18 @@ class LightLab:
                 self._boot(name, image)
             self._each(missing, self._wait)
             self._provision([node.name for node in wanted])
+
+    def findings(self, choices: Choices) -> list[doctor.Finding]:
+        """What this computer has for such a lab, and what it lacks."""
+        image = _image(choices)
+        computer = doctor.look(image.directory)
+        return list(doctor.findings(computer, nodes(choices.workers), choices.backend, image.disk.exists()))
+
+    def _check(self, choices: Choices) -> None:
+        up = self.file.exists() and any(self.process(name) for name in self.state["machines"])
+        for finding in () if up else self.findings(choices):
+            if finding.fix:
+                raise Error(f"{finding.what}: {finding.found}; try: {finding.fix}")
 
     def _start_switch(self) -> None:
         known = self.state.get("switch")
@@ -165,7 +179,7 @@ class LightLab:
 
     def _boot(self, name: str, image: Image | None = None) -> None:
         choices = self.choices
-        image = image or Image(full=choices.backend == "qemu" or choices.init == "systemd")
+        image = image or _image(choices)
         os.environ[MARK] = str(self.directory)
         public = (self.directory / "key.pub").read_text().split()[1]
         process = self.machine(name).boot(image, public)
@@ -309,11 +323,11 @@ class LightLab:
         return found
 
 
+def _image(choices: Choices) -> Image:
+    return Image(full=choices.backend == "qemu" or choices.init == "systemd")
+
+
 def _stage_images() -> None:
     done = subprocess.run([ROOT / "vagrant/stage.sh"], capture_output=True, text=True)
     if done.returncode:
         raise Error(f"the stage could not be made: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
-
-
-def manager() -> Node:
-    return nodes(1)[0]

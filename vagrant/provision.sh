@@ -121,4 +121,5 @@ changed=
 names "$@"
 CHECKOUT=$checkout "$checkout/vagrant/install.sh"
 "$role"
+sync # so that a power cut finds it whole
 echo "provision: $name is a $role at $address"

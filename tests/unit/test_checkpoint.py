@@ -84,3 +84,12 @@ def test_what_is_written_is_json_in_ecs_words(tmp_path: Path) -> None:
     Checkpoint(str(tmp_path)).save_identity(Identity(cluster="c", client_token="t", container_instance_arn="a"))
     said = msgspec.json.decode((tmp_path / "agent.json").read_bytes())
     assert said == {"cluster": "c", "clientToken": "t", "containerInstanceArn": "a"}
+
+
+def test_a_record_that_a_power_cut_left_broken_is_passed_over(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(str(tmp_path))
+    checkpoint.save(record(1))
+    (checkpoint.tasks / "2.json").write_bytes(b"")
+    (checkpoint.tasks / "3.json").write_bytes(b'{"task": ')
+    assert checkpoint.records() == [record(1)]
+    assert [path.name for path in checkpoint.tasks.glob("*.json")] == [f"{record(1).task.id}.json"]
