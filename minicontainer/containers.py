@@ -216,12 +216,12 @@ def read(place: Home, container_id: str) -> Container:
     """The record as it stands; whether its process still lives is for `alive` to say.
 
     Raises:
-        ContainerNotFound: there is none, or it is half made.
+        ContainerNotFound: there is none, it is half made, or a power cut has left its record empty.
     """
     try:
         with open(f"{place.container(container_id)}/container.json", "rb") as file:
             return Container.from_json(json_documents.loads(file.read()))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         raise ContainerNotFound(container_id) from None
 
 

@@ -80,7 +80,9 @@ def repair(home: Home) -> None:
     list_containers(home)
     with files.lock(f"{home.data}/containers.lock"):
         for container_id in containers.ids(home):
-            if not os.path.exists(f"{home.container(container_id)}/container.json"):
+            try:
+                containers.read(home, container_id)
+            except ContainerNotFound:
                 files.remove_tree(home.container(container_id))
         for directory in ("names", "ids"):
             for link in os.listdir(f"{home.data}/{directory}"):

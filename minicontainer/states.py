@@ -98,7 +98,7 @@ def state(root: str, container_id: str) -> State:
     try:
         with open(f"{root}/{container_id}/{STATE}", "rb") as file:
             recorded = State.from_json(json_documents.loads(file.read()))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or what a power cut has left of it
         raise NoSuchContainer(container_id) from None
     if recorded.status is Status.CREATING:
         return recorded

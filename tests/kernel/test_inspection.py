@@ -102,6 +102,17 @@ def test_half_made_containers_and_names_that_point_nowhere_go(home: Home) -> Non
 
 
 @pytest.mark.kernel("overlay")
+@pytest.mark.parametrize("left", [b"", b'{"id": ', b"\0" * 300])
+def test_a_record_that_a_power_cut_left_broken_is_one_of_a_container_that_is_gone(home: Home, left: bytes) -> None:
+    kept, cut = create(home, name="kept"), create(home, name="cut")
+    Path(home.container(cut.id), "container.json").write_bytes(left)
+    assert [one.id for one in inspection.list_containers(home)] == [kept.id]
+    inspection.repair(home)
+    assert os.listdir(f"{home.data}/containers") == [kept.id]
+    assert create(home, name="cut").name == "cut"
+
+
+@pytest.mark.kernel("overlay")
 def test_a_container_is_found_by_name_id_or_an_unambiguous_beginning(home: Home) -> None:
     one = create(home, name="web")
     for name in ("web", one.id, one.id[:12], one.id[:4]):
