@@ -148,8 +148,8 @@ def behind(date: str, now: float) -> float:
 
 
 def clock_difference(behind: float) -> str:
-    """As people say it: "412 s behind"."""
-    return f"{abs(behind):.0f} s {'behind' if behind > 0 else 'ahead of'}"
+    """As people say it: "410 s behind"; no finer, so that the same is said again in the same words."""
+    return f"{round(abs(behind), -1):.0f} s {'behind' if behind > 0 else 'ahead of'}"
 
 
 def host_and_port(endpoint: str) -> str:
