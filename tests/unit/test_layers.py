@@ -81,7 +81,7 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 22_000, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 22_400, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 
 
 class Module(NamedTuple):
