@@ -77,20 +77,6 @@ def reachable(cluster: Cluster) -> bool:
         return False
 
 
-def test_an_agent_is_killed_and_no_task_notices(cluster: Cluster) -> None:
-    cluster.define("agent", command=["sleep", "77004"])
-    before = cluster.serve("agent", 2)
-    running = cluster.processes("worker1", "sleep 77004")
-    assert len(running) == 1
-    cluster.says("worker1", "kill -9 $(cat /run/miniecs/miniecs-agent.service)")
-    until(
-        lambda: "agent" in cluster.lab.run("worker1", "ps -o args= -p $(cat /run/miniecs/miniecs-agent.service)").stdout
-    )
-    until(lambda: cluster.is_connected("worker1"))
-    assert cluster.processes("worker1", "sleep 77004") == running
-    assert names(cluster.running("agent", 2)) == names(before)
-
-
 def test_a_machine_that_is_drained_gives_its_tasks_to_the_others(cluster: Cluster) -> None:
     cluster.define("drain", command=["sleep", "77005"])
     cluster.serve("drain", 2)
