@@ -86,7 +86,8 @@ class Shell:
     def run(self, text: str) -> tuple[str, int]:
         """What the command printed, both streams, and its exit status."""
         assert self._bash.stdin and self._bash.stdout
-        self._bash.stdin.write(f"{text}\n_status=$?; echo; echo '{self.END}' $_status\n")
+        # Its input is empty: this shell's own are the commands that follow, and ssh, say, would take them.
+        self._bash.stdin.write(f"{{ {text}\n}} </dev/null\n_status=$?; echo; echo '{self.END}' $_status\n")
         self._bash.stdin.flush()
         printed = []
         for line in self._bash.stdout:

@@ -1,6 +1,6 @@
 """Lab: the command line of the lab, `./dev lab`: parse, call the lab, print.
 
-Stands on `light_lab`; nothing stands on it. Results go to stdout, progress and errors to stderr.
+Stands on `light_lab` and `exercises`; nothing stands on it. Results go to stdout, progress and errors to stderr.
 """
 
 import argparse
@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from miniecs.errors import Error
 from miniecs.tables import table
-from vagrant.light_lab import Choices, LightLab
+from vagrant import exercises
+from vagrant.light_lab import DIRECTORY, Choices, LightLab
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
-    lab = LightLab(say=lambda line: print(line, file=sys.stderr, flush=True))
+    directory = Path(os.environ.get("LAB_DIRECTORY") or DIRECTORY)
+    lab = LightLab(directory, say=lambda line: print(line, file=sys.stderr, flush=True))
     try:
         return int(chosen.run(lab, chosen) or 0)
     except KeyboardInterrupt:
@@ -154,6 +157,7 @@ VERBS: dict[str, tuple[str, Callable[[LightLab, argparse.Namespace], int], Words
     "unplug": ("take a machine's cable out of the switch", _plug(False), NODE),
     "plug": ("put it in again", _plug(True), NODE),
     "reset": ("a machine made anew: fresh disk, provisioned", _reset, NODE),
+    **exercises.VERBS,
 }  # fmt: skip
 
 

@@ -69,6 +69,13 @@ def test_a_shell_keeps_its_variables_and_tells_the_status(tmp_path: Path) -> Non
     shell.close()
 
 
+def test_a_command_does_not_take_the_ones_that_follow(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"PATH": "/usr/bin:/bin"})
+    assert shell.run("cat; word=kept") == ("", 0)
+    assert shell.run("cat <<END\n$word\nEND") == ("kept", 0)
+    shell.close()
+
+
 def test_a_shell_ends_what_a_page_left_in_the_background(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {"PATH": "/usr/bin:/bin"})
     pid, _ = shell.run("sleep 600 >/dev/null 2>&1 & echo $!")
@@ -92,7 +99,7 @@ def test_every_link_between_the_pages_leads_somewhere() -> None:
 
 def test_the_project_names_no_place_of_one_computer() -> None:
     """No path of a home, and no carriage return: a clone on Windows must run in a Linux machine."""
-    kept_out = {".git", ".venv", ".cache", ".demo", ".lab", "stage", ".hypothesis", "__pycache__"}
+    kept_out = {".git", ".venv", ".cache", ".demo", ".lab", "answers", "stage", ".hypothesis", "__pycache__"}
     for path in ROOT.rglob("*"):
         parts = path.relative_to(ROOT).parts
         if path.is_file() and not kept_out & set(parts):

@@ -44,7 +44,7 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_lab_each_verb_says_how_to_get_one(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lab, "LightLab", lambda say: LightLab(tmp_path / "lab", say))
+    monkeypatch.setenv("LAB_DIRECTORY", str(tmp_path / "lab"))
     assert lab.main(verb.split()) == 1
     assert capsys.readouterr().err == "lab: no lab is up; try: ./dev lab up\n"
 

@@ -36,7 +36,9 @@ def shell_scripts() -> list[str]:
     named = []
     for directory, inside, names in os.walk(ROOT):
         inside[:] = [
-            name for name in inside if name not in {".git", ".venv", ".cache", ".demo", ".lab", "stage", "__pycache__"}
+            name
+            for name in inside
+            if name not in {".git", ".venv", ".cache", ".demo", ".lab", "answers", "stage", "__pycache__"}
         ]
         named += [Path(directory, name) for name in names]
     first = {path: path.open("rb").readline(64) for path in named if path.is_file() and not path.is_symlink()}
