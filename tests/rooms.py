@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 OURS = str(ROOT / ".venv/bin/minicontainer-runtime")
 BUSYBOX = Path("/bin/busybox")
 APPLETS = (
-    "cat cut dd echo env false grep head hostname id ip kill ls mkdir mknod mount ps sh sleep sort stat touch true "
-    "tty wc"
+    "cat cut dd echo env false grep head hostname id ip kill ls mkdir mknod mount ps rm sh sleep sort stat touch "
+    "true tty wc"
 )
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n"
 # What engines write to outside the directories that they are told: covered, so that the host's own is left alone.
@@ -88,6 +88,7 @@ def room(directory: Path) -> Iterator[Room]:
         if inner:
             every = " ".join(f"+{name}" for name in cgroups.read(f"{path}/cgroup.controllers").split())
             cgroups.write(f"{path}/cgroup.subtree_control", every)
+    made = [path for path in _COVERED if not os.path.isdir(path)]
     joins = "".join(f"echo $$ >{path}{inner}/cgroup.procs; " for path in directories.values())
     script = directory / "first.sh"
     script.write_text(_FIRST.format(covered=" ".join(_COVERED), hierarchies="\n".join(_hierarchies())))
@@ -108,6 +109,9 @@ def room(directory: Path) -> Iterator[Room]:
             process.wait()
             cgroups.signal_all(directories, signal.SIGKILL)
             cgroups.remove(directories)
+            for path in made:  # what had to be there to be covered
+                with suppress(OSError):
+                    os.removedirs(path)
 
 
 def _hierarchies() -> Iterator[str]:

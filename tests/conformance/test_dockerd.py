@@ -129,10 +129,12 @@ def test_a_volume_of_any_propagation(docker: Docker, options: str) -> None:
 
 
 def test_a_life_with_exec_logs_pause_kill_and_stop(docker: Docker) -> None:
-    script = "trap 'echo got it; exit 3' TERM; echo begun; while :; do sleep 600 & wait $!; done"
+    script = "trap 'echo got it; exit 3' TERM; echo begun; touch /ready; while :; do sleep 600 & wait $!; done"
     name = "box-RT"
+    ready = ("exec", name, "sh", "-c", "until test -e /ready; do sleep 0.05; done; rm /ready")
     steps = [
         ("run", "-d", "--name", name, "--network", "none", "--runtime", "RT", "box", "sh", "-c", script),
+        ready,
         ("exec", name, "sh", "-c", "echo hi; exit 4"),
         ("exec", "-t", name, "sh", "-c", "tty; test -t 0 && echo terminal"),
         ("exec", "--user=1000:1000", "--workdir=/etc", "--env=X=y", name, "sh", "-c", "id; pwd; echo $X"),
@@ -150,8 +152,11 @@ def test_a_life_with_exec_logs_pause_kill_and_stop(docker: Docker) -> None:
         ("top", name, "-o", "pid,comm"),
         ("kill", name),
         ("wait", name),
+        ("exec", name, "true"),
         ("start", name),
+        ready,
         ("restart", "-t", "20", name),
+        ready,
         ("stop", "-t", "20", name),
         ("logs", name),
         ("rm", "-f", name),

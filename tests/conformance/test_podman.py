@@ -147,9 +147,10 @@ def test_limits_bind(podman: Podman) -> None:
 
 
 def test_a_life_with_exec_logs_stats_pause_kill_and_stop(podman: Podman) -> None:
-    script = "trap 'echo got it; exit 3' TERM; echo begun; while :; do sleep 0.05; done"
+    script = "trap 'echo got it; exit 3' TERM; echo begun; touch /ready; while :; do sleep 0.05; done"
     steps = [
         ("run", "-d", "--name", "life", "--network", "none", "box", "sh", "-c", script),
+        ("exec", "life", "sh", "-c", "until test -e /ready; do sleep 0.05; done"),
         ("exec", "life", "sh", "-c", "echo hi; exit 4"),
         ("exec", "-t", "life", "sh", "-c", "tty; test -t 0 && echo terminal"),
         ("exec", "--user=1000:1000", "--workdir=/etc", "--env=X=y", "life", "sh", "-c", "id; pwd; echo $X"),
