@@ -15,12 +15,10 @@ MINICONTAINER = {
     0: "errors values files expansion patterns progress linux/flags file_modes",
     1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference plan archives "
     "credentials arguments dockerfile live_view cache_mounts remotes oci/fields mount_options runtime_options",
-    2: "linux/iptables "
-    "oci/runtime linux/nftables logs linux/processes oci/image containers sealing context tar changesets "
-    "registry_users",
-    3: "nftables_rules iptables_rules "
-    "overlays seccomp rootfs agent_socket store layers bundle ports run_options copying stages settings "
-    "resources devices hooks program scheduling",
+    2: "linux/iptables oci/runtime linux/nftables logs linux/processes oci/image containers sealing context tar "
+    "changesets registry_users",
+    3: "nftables_rules iptables_rules overlays seccomp rootfs agent_socket store layers bundle ports run_options "
+    "copying stages settings resources devices hooks program scheduling",
     4: "checks cgroups init build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs "
     "reports image_archives distribution registry_server notify slirp",
     5: "states layer_workers transfers bars idmaps features",
