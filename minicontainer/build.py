@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from minicontainer import build_checks, build_contexts, build_outputs, dockerfile, files, stages
+from minicontainer import build_checks, build_contexts, build_outputs, dockerfile, files, shared_cache, stages
 from minicontainer.build_outputs import Output
 from minicontainer.build_steps import How, carry_out
 from minicontainer.containers import Home
@@ -156,6 +156,8 @@ class _Builder:
         for stage in wanted:
             self.done[stage.number] = self._stage(stage, keep_blobs=stage.number in final)
         self.bench.digests.save()
+        for place in self.request.cache_to:
+            shared_cache.send(place, self.bench.cache, self.bench.taken, self.bench.scratch)
         for one in warned:
             self.teller.say(f"warning: {one.told(self.parsed.name)}")
         return self._export(self.done[wanted[-1].number], wanted[-1].platform)

@@ -6,7 +6,7 @@ Above `build`, below `cli`. The image's id goes to stdout with --quiet, progress
 import json
 import sys
 
-from minicontainer import build_options, build_outputs, files, run_options
+from minicontainer import build_options, build_outputs, files, run_options, shared_cache
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.build import BuildError, build, check
 from minicontainer.containers import Home, Options
@@ -114,6 +114,8 @@ def request(parsed: Parsed) -> Request:
         no_cache_filter=frozenset(name.lower() for text in parsed.no_cache_filter for name in text.split(",")),
         pull=parsed.pull,
         platforms=_platforms(parsed.platform or ""),
+        cache_from=tuple(shared_cache.place("--cache-from", text) for text in parsed.cache_from),
+        cache_to=tuple(shared_cache.place("--cache-to", text) for text in parsed.cache_to),
         outputs=tuple(build_outputs.output(text) for text in parsed.output),
         secrets=dict(build_options.secret(text) for text in parsed.secret),
         agents=dict(build_options.agent(text) for text in parsed.ssh),

@@ -15,6 +15,8 @@ FLAGS = (
     Flag(("--build-arg",), "a value for an ARG; alone: the environment's", LIST, "NAME[=VALUE]"),
     Flag(("--build-context",), "a further context, for FROM and --from", LIST, "NAME=PLACE"),
     Flag(("--check",), "build nothing: say what is not well in the Dockerfile"),
+    Flag(("--cache-from",), "steps that another build has shared", LIST, "type=TYPE,src=DIR"),
+    Flag(("--cache-to",), "share the steps of this build", LIST, "type=TYPE,dest=DIR"),
     Flag(("--cgroup-parent",), "the cgroup of each RUN", TEXT, "PATH"),
     Flag(("-f", "--file"), "the Dockerfile (CONTEXT/Dockerfile); - is stdin", TEXT, "PATH"),
     Flag(("--iidfile",), "write the image's id to this file", TEXT, "PATH"),

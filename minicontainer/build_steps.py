@@ -34,7 +34,7 @@ def carry_out(bench: Workbench, instruction: Instruction, work: Work, step: Step
         () if plan.linked else work.diff_ids, {"instruction": instruction.keyword, **plan.inputs}
     )
     key = bench.cache.key(inputs)
-    layer = bench.cache.get(key) if how.use_cache else None
+    layer = bench.cached(key) if how.use_cache else None
     step.cached = layer is not None
     reasons = build_reasons.Reasons(bench.home.data, how.slot)
     if bench.request.explain:
@@ -45,6 +45,7 @@ def carry_out(bench: Workbench, instruction: Instruction, work: Work, step: Step
             layer = bench.cache.commit(overlay.upper, bench.now(), how.keep_blob)
         bench.cache.put(key, layer)
     reasons.remember(key, inputs)
+    bench.taken[key] = layer
     entry = History(
         created=layer.created, created_by=plan.history, comment="minicontainer", empty_layer=not layer.diff_id
     )

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from minicontainer import files, oci_layouts, overlays, snapshots, stages
+from minicontainer import files, oci_layouts, overlays, shared_cache, snapshots, stages
 from minicontainer.build_cache import Cache, Layer
 from minicontainer.build_options import Secret
 from minicontainer.build_outputs import Output
@@ -51,6 +51,8 @@ class Request(NamedTuple):
     pull: bool = False
     platforms: tuple[Platform, ...] = ()  # this machine's, when none is said
     outputs: tuple[Output, ...] = ()  # a name in the store, when none is said
+    cache_from: tuple[shared_cache.Place, ...] = ()
+    cache_to: tuple[shared_cache.Place, ...] = ()
     secrets: Mapping[str, Secret] = {}
     agents: Mapping[str, str] = {}  # --ssh: an id, and the socket of an agent
     allowed: frozenset[str] = frozenset()  # --allow: entitlements
@@ -115,12 +117,25 @@ class Workbench:
         lasting = f"{home.data}/cache/build/digests/{context[:16]}"
         self.digests = Digests("" if request.context_name else lasting)
         self.trees: dict[str, Tree] = {}
+        self.taken: dict[str, Layer] = {}  # the steps of this build, by their keys
+        found = (shared_cache.fetch(place, scratch) for place in request.cache_from)
+        self.imported = [one for one in found if one is not None]
 
     def now(self) -> str:
         when = datetime.fromtimestamp(time.time() if self.epoch is None else self.epoch, UTC)
         return when.isoformat(timespec="microseconds" if self.epoch is None else "seconds").replace("+00:00", "Z")
 
     # Images and layers
+
+    def cached(self, key: str) -> Layer | None:
+        """What the step of that key made, here or where a shared cache was written."""
+        if (layer := self.cache.get(key)) is not None:
+            return layer
+        for one in self.imported:
+            if (layer := one.take(key, self.store)) is not None:
+                self.cache.put(key, layer)
+                return layer
+        return None
 
     def image(self, name: str, platform: Platform | None = None) -> Work:
         """An image of the store, or of another layout; pulled when it is not there, or when --pull was asked for."""

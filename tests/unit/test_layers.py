@@ -25,7 +25,7 @@ MINICONTAINER = {
     6: "operations rootless snapshots registry",
     7: "runtime images build_cache build_outputs events update",
     8: "runtime_reports inspection supervisor",
-    9: "runtime_cli engine registry_commands",
+    9: "shared_cache runtime_cli engine registry_commands",
     10: "runtime_main container_changes build_storage workbench explain foreground image_commands spawner",
     11: "disk_usage build_contexts build_copies container_commands",
     12: "build_runs",
