@@ -36,7 +36,7 @@ loop() {
         sh "$0" enter "$unit" $(sed -n 's/^ExecStart=\(.*\) \$OPTIONS$/\1/p' "$file") $OPTIONS &
         echo $! >$run/"$unit".service
         wait $! || :
-        sleep 1
+        sleep 0.2
     done
 }
 

@@ -77,6 +77,25 @@ def reachable(cluster: Cluster) -> bool:
         return False
 
 
+def test_an_agent_is_killed_and_nobody_runs_twice(cluster: Cluster) -> None:
+    """It is back after more than the 4 s that its instance may be silent: Python starts slowly in these machines."""
+    cluster.define("agent", command=["sleep", "77004"])
+    cluster.serve("agent", 2)
+    cluster.says("worker1", "kill -9 $(cat /run/miniecs/miniecs-agent.service)")
+    command = "ps -o args= -p $(cat /run/miniecs/miniecs-agent.service)"
+    until(lambda: "miniecs agent" in cluster.lab.run("worker1", command).stdout)
+    until(lambda: cluster.is_connected("worker1"))
+
+    def settled() -> bool:
+        found = cluster.running("agent", 2)
+        return all(
+            len(cluster.processes(name, "sleep 77004")) == sum(cluster.on(task) == name for task in found)
+            for name in ("worker1", "worker2")
+        )
+
+    until(settled)
+
+
 def test_a_machine_that_is_drained_gives_its_tasks_to_the_others(cluster: Cluster) -> None:
     cluster.define("drain", command=["sleep", "77005"])
     cluster.serve("drain", 2)
