@@ -52,7 +52,9 @@ def parse(address: str) -> tuple[str, int]:
 
 
 def url(opened: socket.socket) -> str:
+    """Where this machine reaches it: what listens on every address, on the loopback's."""
     host, port = opened.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -26,7 +26,20 @@ def no_trace() -> Iterator[None]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--lab",
+        choices=("light", "full"),
+        default="light",
+        help="full: also a real `vagrant up`, emulated, which takes half an hour (default: %(default)s)",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--lab") != "full":
+        long = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=long)  # not skipped: they are for another day
+        items[:] = [item for item in items if item not in long]
     for item in items:
         if any(item.get_closest_marker(name) for name in ("kernel", "cluster", "world", "engine", "lab")):
             reason = isolation.missing_feature(item)

@@ -13,7 +13,14 @@ module Checkout
   LEAVE = %r{/(__pycache__|\.vagrant)(/|\z)|/\.mypy_cache}.freeze
   TEXT = /\.(sh|py|rb|toml|yaml|md|txt)\z|\/(dev|run|Dockerfile|Vagrantfile|\.\w+)\z/.freeze
 
+  COPYING = %w[up provision reload].freeze # the commands that copy it
+
   module_function
+
+  # What Vagrant shall copy. Other commands want a file that is there, and need no archive.
+  def source(arguments)
+    COPYING.include?(Machines.command(arguments)) ? archive : File.join(__dir__, "nodes.yaml")
+  end
 
   # The path of the archive; it is written anew only when a file of the checkout has changed.
   def archive
@@ -36,7 +43,7 @@ module Checkout
   end
 
   def write(files, path)
-    File.open(path, "wb", 0o600) do |out| # the key pair and the join token are in it
+    File.open(path, "wb", 0o600) do |out| # the join token is in it
       Gem::Package::TarWriter.new(out) do |tar|
         files.each do |file|
           content = File.binread(file)
@@ -49,7 +56,8 @@ module Checkout
 
   # Windows has no executable bit: a file that says its interpreter has it.
   def mode_of(file, content)
-    secret = File.basename(file).start_with?(".credentials", ".join-token")
-    secret ? 0o600 : (content.start_with?("#!") ? 0o755 : 0o644)
+    return 0o600 if File.basename(file) == ".join-token"
+
+    content.start_with?("#!") ? 0o755 : 0o644
   end
 end

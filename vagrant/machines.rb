@@ -25,8 +25,7 @@ module Machines
   end
 
   def all(environment, arguments)
-    rows = YAML.safe_load(File.read(File.join(__dir__, "nodes.yaml")))
-    machines = rows.map { |row| Machine.new(**row.transform_keys(&:to_sym), autostart: false) }
+    machines = of_nodes_yaml
     started = machines.take(1 + workers(environment, machines.size - 1))
     started.each { |machine| machine.autostart = true }
     if starting?(arguments)
@@ -36,8 +35,17 @@ module Machines
     machines.select { |machine| machine.autostart || provider_of(machine) }
   end
 
+  def of_nodes_yaml
+    rows = YAML.safe_load(File.read(File.join(__dir__, "nodes.yaml")))
+    rows.map { |row| Machine.new(**row.transform_keys(&:to_sym), autostart: false) }
+  end
+
   def starting?(arguments)
-    STARTING.include?(arguments.find { |word| !word.start_with?("-") })
+    STARTING.include?(command(arguments))
+  end
+
+  def command(arguments)
+    arguments.find { |word| !word.start_with?("-") }
   end
 
   def workers(environment, most)

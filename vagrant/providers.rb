@@ -58,9 +58,14 @@ module Providers
     found = asked || (SETTINGS.keys & usable).first
     Machines.refuse "no provider is usable here; try: install one of #{known}, #{LIGHT}" unless found
     Machines.refuse "#{found} is not installed or not usable; try: one of #{known}, #{LIGHT}" unless usable.include?(found)
-    return found unless found == "libvirt" && !EMULATED && LINUX && !File.exist?("/dev/kvm")
+    return found unless found == "libvirt" && !EMULATED && LINUX && !kvm?
 
-    Machines.refuse "libvirt: this computer has no /dev/kvm; try: turn virtualization on in its firmware, LAB_TCG=1 (slow), #{LIGHT}"
+    Machines.refuse "libvirt: this computer has no KVM; try: turn virtualization on in its firmware, LAB_TCG=1 (slow), #{LIGHT}"
+  end
+
+  # The device is not enough: it is there also where the processor, a virtual one perhaps, has no virtualization.
+  def kvm?
+    File.exist?("/dev/kvm") && File.read("/proc/cpuinfo").match?(/\b(vmx|svm)\b|^CPU implementer/)
   end
 
   # The names of the providers that Vagrant can use on this computer.

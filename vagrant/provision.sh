@@ -92,7 +92,8 @@ CODE
 
 manager() {
     data=/var/lib/miniecs/server
-    service server "--data $data --listen 127.0.0.1:$port --listen $address:$port"
+    # On every address: a hypervisor forwards the port of its computer to the first interface, not to the lab's.
+    service server "--data $data --listen 0.0.0.0:$port"
     # The token is renewed, so that provisioning again lets workers join again. The first time the server has to start.
     export AWS_SHARED_CREDENTIALS_FILE=$data/credentials AWS_ENDPOINT_URL=http://127.0.0.1:$port
     tries=0

@@ -36,6 +36,11 @@ def test_a_socket_knows_its_url() -> None:
         assert not opened.getblocking()
 
 
+def test_what_listens_everywhere_is_reached_by_the_loopback() -> None:
+    with listeners.listen("0.0.0.0:0") as opened:
+        assert listeners.url(opened) == f"http://127.0.0.1:{opened.getsockname()[1]}"
+
+
 def test_a_taken_port_names_this_process() -> None:
     with listeners.listen("127.0.0.1:0") as opened:
         port = opened.getsockname()[1]

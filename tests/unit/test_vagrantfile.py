@@ -134,7 +134,7 @@ def test_another_box_by_name_or_by_file(tmp_path: Path) -> None:
 @needs_ruby
 def test_emulation_is_a_switch_of_libvirt_alone(tmp_path: Path) -> None:
     def told(**environment: str) -> Any:
-        return loaded(tmp_path, "up", USABLE="libvirt", **environment)["machines"][0]["providers"]
+        return loaded(tmp_path, "status", **environment)["machines"][0]["providers"]
 
     plain, emulated = (told(LAB_TCG=value) for value in ("0", "1"))
     assert {name for name in PROVIDERS if plain[name] != emulated[name]} == {"libvirt"}
@@ -161,9 +161,22 @@ def test_each_machine_is_provisioned_by_scripts_that_are_there(tmp_path: Path) -
         for step in (steps["unpack"], steps["install"]):
             assert os.access(VAGRANT / step["path"], os.X_OK)
         assert steps["unpack"]["args"] == [machine["name"]]
-    known = ["manager:192.168.56.10", "worker1:192.168.56.11", "worker2:192.168.56.12", "worker3:192.168.56.13"]
-    assert manager["provision"][2][1]["args"] == ["manager", "manager", "192.168.56.10", *known]
-    assert workers[2]["provision"][2][1]["args"] == ["worker", "worker3", "192.168.56.13", "192.168.56.10", *known]
+    names = [f"{name}:{address}" for name, address, _, _ in nodes()]
+    assert manager["provision"][2][1]["args"] == ["manager", "manager", "192.168.56.10", *names]
+    assert workers[2]["provision"][2][1]["args"] == ["worker", "worker3", "192.168.56.13", "192.168.56.10", *names]
+
+
+@needs_ruby
+def test_the_join_token_is_for_its_owner_alone_and_is_printed_nowhere(tmp_path: Path) -> None:
+    done = vagrant(tmp_path, "up")
+    file = VAGRANT / ".join-token"
+    token = file.read_text().strip()
+    assert re.fullmatch(r"[a-z0-9]{6}\.[a-z0-9]{16}", token)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert token not in done.stdout + done.stderr
+    with tarfile.open(tmp_path / "checkout.tar") as tar:
+        assert tar.getmember("vagrant/.join-token").mode == 0o600
+    assert ".join-token" in (ROOT / ".gitignore").read_text()
 
 
 @needs_ruby
@@ -215,10 +228,13 @@ def test_a_provider_on_the_command_line_goes_before_the_environment(tmp_path: Pa
 
 @needs_ruby
 def test_libvirt_without_kvm_gets_one_line_with_the_fix(tmp_path: Path) -> None:
-    if os.path.exists("/dev/kvm"):
+    """A device is not enough: a virtual processor may have it without the instructions."""
+    words = Path("/proc/cpuinfo").read_text().split()
+    if os.path.exists("/dev/kvm") and ("vmx" in words or "svm" in words or "implementer" in words):
         assert loaded(tmp_path, "up", USABLE="libvirt")
     else:
-        assert "no /dev/kvm; try: " in refused(tmp_path, "up", USABLE="libvirt")
+        assert "no KVM; try: " in refused(tmp_path, "up", USABLE="libvirt")
+    assert loaded(tmp_path, "up", USABLE="libvirt", LAB_TCG="1")
 
 
 @needs_ruby
@@ -261,9 +277,9 @@ def test_a_box_that_will_be_fetched_is_announced_with_what_to_try_when_it_cannot
 
 @needs_ruby
 def test_the_copy_for_the_machines_is_whole_safe_from_windows_and_made_anew_only_after_a_change(tmp_path: Path) -> None:
-    archive = Path(loaded(tmp_path, "status")["machines"][0]["provision"][0][1]["source"])
+    archive = Path(loaded(tmp_path, "up")["machines"][0]["provision"][0][1]["source"])
     before = archive.stat()
-    loaded(tmp_path, "status")
+    loaded(tmp_path, "up")
     assert archive.stat().st_ino == before.st_ino
     with tarfile.open(archive) as tar:
         members = {member.name: member for member in tar}
