@@ -16,11 +16,12 @@ from contextlib import suppress
 from minicontainer.devices import line, program, rules_of, transition
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
-from minicontainer.oci.runtime import Resources
+from minicontainer.oci.runtime import Resources, Spec
 from minicontainer.plan import Plan, Step
 from minicontainer.resources import MAX, Setting, controllers, settings
 from minicontainer.values import Any, NamedTuple
 
+_DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")  # config-linux.md, Cgroup ownership
 UNIFIED = ""  # the name of version 2 among the controllers
 
 
@@ -149,6 +150,34 @@ def change_devices(directories: Mapping[str, str], resources: Resources, version
         for allow, text in transition(current, rules_of(resources)):
             path = f"{directories['devices']}/devices.{'allow' if allow else 'deny'}"
             yield Step(write, (path, text), "what is new is allowed before what is old is denied")
+
+
+def owner(spec: Spec) -> int | None:
+    """The host's id of the user who is to own the cgroup of version 2: config-linux.md, Cgroup ownership.
+
+    None unless it is mounted to be written to, in a cgroup namespace of its own.
+    """
+    namespace, uid = spec.linux.namespace("cgroup"), spec.process.user.uid
+    place = ("cgroup", "/sys/fs/cgroup")
+    writes = any((one.source, one.destination) == place and "ro" not in one.options for one in spec.mounts)
+    if namespace is None or namespace.path or not writes:
+        return None
+    for one in spec.linux.uid_mappings:
+        if one.container_id <= uid < one.container_id + one.size:
+            return one.host_id + uid - one.container_id
+    return uid
+
+
+def delegate(directory: str, uid: int) -> Plan[None]:
+    """Give a cgroup of version 2 to a user who may make others below it: cgroups(7), Cgroup delegation."""
+    yield Step(os.chown, (directory, uid, -1), "who sees this cgroup as its root, and may write there, may divide it")
+    try:
+        names = read("/sys/kernel/cgroup/delegate").split()
+    except FileNotFoundError:
+        names = list(_DELEGATED)
+    for path in (f"{directory}/{name}" for name in names):
+        if os.path.exists(path):
+            yield Step(os.chown, (path, uid, -1), "of its files only these: the limits stay the host's")
 
 
 def make_directory(path: str) -> None:

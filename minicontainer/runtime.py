@@ -130,6 +130,8 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
         undo.callback(remove_cgroups, state)
         if state.cgroups:
             run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
+        if found.version2 and (owner := cgroups.owner(spec)) is not None:
+            run(cgroups.delegate(state.cgroups[cgroups.UNIFIED], owner), caller.explain)
         pid = _make_child(undo, opened, root, spec, state, caller)
         state = state._replace(pid=pid, start_time=procfs.start_time(pid) or 0, status=Status.CREATED)
         states.write_state(directory, state)

@@ -207,3 +207,26 @@ def test_a_cgroup_with_processes_is_not_shared(tmp_path: Path) -> None:
             runtime.create(root, f"second-{os.getpid()}", made)
     finally:
         runtime.delete(root, first, force=True)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_who_may_write_its_cgroup_owns_it_on_version_2(tmp_path: Path, readonly: bool) -> None:
+    def edit(config: Json) -> None:
+        bundles.user_namespace(config)
+        options = ["nosuid", *(["ro"] if readonly else [])]
+        config["mounts"].append(
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}
+        )
+
+    root, name = str(tmp_path / "states"), f"owner-{os.getpid()}"
+    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+    try:
+        given = set(made.cgroups) == {cgroups.UNIFIED} and not readonly
+        for directory in made.cgroups.values():
+            assert os.stat(directory).st_uid == (bundles.BASE if given else 0)
+            assert os.stat(f"{directory}/cgroup.procs").st_uid == (bundles.BASE if given else 0)
+            for limit in ("pids.max", "memory.max", "memory.limit_in_bytes"):
+                path = f"{directory}/{limit}"
+                assert not os.path.exists(path) or os.stat(path).st_uid == 0
+    finally:
+        runtime.delete(root, name, force=True)

@@ -5,6 +5,8 @@ import pytest
 from minicontainer import cgroups
 from minicontainer.cgroups import Hierarchies
 from minicontainer.errors import Error
+from minicontainer.oci.runtime import Spec
+from tests import bundles
 
 
 def test_relative_paths_are_below_the_caller_s_own_cgroup() -> None:
@@ -39,3 +41,23 @@ def test_a_path_that_leads_out_is_refused(path: str) -> None:
 @pytest.mark.parametrize(("path", "levels"), [("one", 0), ("task/one", 1), ("a/b/c", 2), ("/a/b", 0)])
 def test_parents_that_are_ours(path: str, levels: int) -> None:
     assert cgroups.levels(path) == levels
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds", "uid", "owner"),
+    [
+        ([], ["mount", "cgroup", "uts"], 0, 0),
+        (["ro"], ["mount", "cgroup", "uts"], 0, None),
+        ([], ["mount", "uts"], 0, None),
+        ([], ["mount", "cgroup", "uts", "user"], 7, bundles.BASE + 7),
+        ([], ["mount", "cgroup", "uts"], 1000, 1000),
+    ],
+)
+def test_who_is_to_own_a_cgroup(options: list[str], kinds: list[str], uid: int, owner: int | None) -> None:
+    config = bundles.config("true")
+    if "user" in kinds:
+        bundles.user_namespace(config)
+    config["linux"]["namespaces"] = [{"type": kind} for kind in kinds]
+    config["process"]["user"] = {"uid": uid, "gid": 0}
+    config["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options})
+    assert cgroups.owner(Spec.from_json(config)) == owner
