@@ -40,12 +40,12 @@ loop() {
     done
 }
 
-# Into the service's cgroup; its leaf, if an agent before has left tasks beside that: delegated.sh.
+# Into a cgroup of the service.
 enter() {
     shift 2
     if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
         mkdir -p /sys/fs/cgroup/"$unit"
-        { echo $$ >/sys/fs/cgroup/"$unit"/cgroup.procs; } 2>/dev/null || echo $$ >/sys/fs/cgroup/"$unit"/main/cgroup.procs
+        echo $$ >/sys/fs/cgroup/"$unit"/cgroup.procs
     fi
     exec "$@"
 }

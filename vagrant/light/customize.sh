@@ -8,6 +8,25 @@ install -m 755 "$here/light/network.sh" "$root/usr/local/sbin/lab-network"
 printf 'UseDNS no\nUsePAM no\nGSSAPIAuthentication no\nPermitRootLogin prohibit-password\n' \
     >"$root/etc/ssh/sshd_config.d/lab.conf"
 echo '/dev/root / auto defaults 0 0' >"$root/etc/fstab"
+# Where process 1 is systemd, it calls lab-network before sshd.
+mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+cat >"$root/etc/systemd/system/lab-network.service" <<'UNIT'
+[Unit]
+Description=Address, name and key from the kernel's command line
+ConditionKernelCommandLine=lab.address
+DefaultDependencies=no
+After=systemd-remount-fs.service
+Before=network-pre.target network.target ssh.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/lab-network
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+ln -sf ../lab-network.service "$root/etc/systemd/system/multi-user.target.wants/lab-network.service"
 
 # Of the user-mode kernel's modules, what containers need, and what the exercises try: all of them are 105 MiB.
 wanted="overlay veth bridge br_netfilter dummy macvlan vxlan iptable_nat iptable_filter iptable_raw ipt_REJECT
