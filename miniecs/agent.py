@@ -80,9 +80,10 @@ async def _member(chosen: Settings, spawner: task_engine.Spawner, http: aiohttp.
         found = await persist("join", lambda: _join(chosen, http), _may_join_again)
     agent = Agent(chosen, spawner, Client(http, chosen.endpoint, chosen.region, found or credentials()))
     try:
-        await agent.run()
-    finally:
+        await agent.run()  # ends by an error, or because the agent is to leave
+    except asyncio.CancelledError:
         tell("agent leaves, its tasks run on", tasks=len(agent.tasks.records()))
+        raise
 
 
 async def _join(chosen: Settings, http: aiohttp.ClientSession) -> Any:
