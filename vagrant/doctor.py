@@ -63,7 +63,7 @@ def findings(computer: Computer, machines: list[Node], backend: str, image_is_ma
     """Everything that matters, in the order in which it would fail."""
     is_ours = computer.architecture == "x86_64" and computer.python == (3, 11)
     kind = f"{computer.architecture}, Python {'.'.join(map(str, computer.python))}"
-    yield Finding("computer", kind, "" if is_ours else "use Debian 12 on x86-64, or: ./dev lab up --backend vagrant")
+    yield Finding("computer", kind, "" if is_ours else "use Debian 12 on x86-64, or Vagrant: docs/how-to/vagrant.md")
     missing = [name for name in PROGRAMS[backend] if name not in computer.programs]
     packages = " ".join(PACKAGES.get(name, name) for name in missing)
     yield Finding(

@@ -46,7 +46,7 @@ class Image:
         _run([HERE / "stage.sh"], "the stage could not be made")
         if not (HERE / "stage/wheels").exists():
             raise Error(
-                "no stage for the image: it needs Python 3.11, as Debian 12 has it; try: ./dev lab up --backend vagrant"
+                "no stage for the image: it needs Python 3.11 of Debian 12; try: Vagrant, docs/how-to/vagrant.md"
             )
         say(f"image: Debian {SUITE} by mmdebstrap, for all light machines (a minute; kept in {self.directory})")
         shutil.rmtree(self.directory.parent / "new", ignore_errors=True)

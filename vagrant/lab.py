@@ -124,15 +124,27 @@ def _plug(plugged: bool) -> Callable[[LightLab, argparse.Namespace], int]:
     return run
 
 
+def _sync(lab: LightLab, chosen: argparse.Namespace) -> int:
+    lab.sync([chosen.node] if chosen.node else [])
+    return 0
+
+
+def _push(lab: LightLab, chosen: argparse.Namespace) -> int:
+    lab.push(chosen.source, chosen.directory, [chosen.to] if chosen.to else [])
+    return 0
+
+
 def _reset(lab: LightLab, chosen: argparse.Namespace) -> int:
-    started = time.monotonic()
-    lab.reset(chosen.node)
-    lab.say(f"{chosen.node} is made anew in {time.monotonic() - started:.1f} s")
+    for name in lab.machines() if chosen.node == "all" else (chosen.node,):
+        started = time.monotonic()
+        lab.reset(name)
+        lab.say(f"{name} is made anew in {time.monotonic() - started:.1f} s")
     return 0
 
 
 Words = dict[str, dict[str, Any]]  # of a verb: its arguments, and what argparse shall know of them
 NODE: Words = {"node": {"metavar": "NODE", "help": "a machine's name, as in vagrant/nodes.yaml"}}
+ALL: Words = {"node": {"metavar": "NODE", "nargs": "?", "default": "", "help": "default: all that are on"}}
 COMMAND: Words = {"command": {"nargs": argparse.REMAINDER, "metavar": "COMMAND", "help": "and its arguments"}}
 CHOICES: Words = {
     "--workers": {"type": int, "default": int(os.environ.get("WORKERS", "2")), "help": "default: %(default)s"},
@@ -150,13 +162,17 @@ VERBS: dict[str, tuple[str, Callable[[LightLab, argparse.Namespace], int], Words
         "--on": {"metavar": "NODE", "help": "on this one"}, **COMMAND,
     }),
     "inside": ("a command of this computer, in the lab's network", _inside, COMMAND),
-    "provision": ("bring this checkout's code to the machines, and start what changed", _provision, {
-        "node": {"metavar": "NODE", "nargs": "?", "default": "", "help": "default: all that are on"},
+    "provision": ("bring this checkout's code to the machines, and start what changed", _provision, ALL),
+    "sync": ("bring this checkout's files to /vagrant of the machines, and install nothing", _sync, ALL),
+    "push": ("copy files and directories to the machines", _push, {
+        "source": {"metavar": "FILE", "nargs": "+", "type": Path, "help": "here"},
+        "directory": {"metavar": "DIR", "help": "there"},
+        "--to": {"metavar": "NODE", "help": "to this one (default: all that are on)"},
     }),
     "power": ("cut a machine's power, or switch it on", _power, {"what": {"choices": ("off", "on")}, **NODE}),
     "unplug": ("take a machine's cable out of the switch", _plug(False), NODE),
     "plug": ("put it in again", _plug(True), NODE),
-    "reset": ("a machine made anew: fresh disk, provisioned", _reset, NODE),
+    "reset": ("a machine made anew, or `all` of them: fresh disk, provisioned", _reset, NODE),
     **exercises.VERBS,
 }  # fmt: skip
 

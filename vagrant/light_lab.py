@@ -198,7 +198,33 @@ class LightLab:
     def provision(self, names: Sequence[str] = ()) -> None:
         """Bring this checkout's code to the machines, and make them what they are to be."""
         with self._locked():
-            self._provision(list(names) or [name for name in self.machines() if self.process(name)])
+            self._provision(list(names) or self.on())
+
+    def sync(self, names: Sequence[str] = ()) -> None:
+        """Bring this checkout's files to /vagrant of the machines, as Vagrant does; nothing is installed."""
+        with self._locked():
+            chosen = list(names) or self.on()
+            self._each(chosen, lambda name: self.machine(name).push(ROOT, CODE, "/vagrant", ("vagrant/stage/wheels",)))
+
+    def push(self, sources: Sequence[Path], target: str, names: Sequence[str] = ()) -> None:
+        """Copy files and directories of this computer into a directory of the machines.
+
+        Raises:
+            Error: one is not there, or could not be copied.
+        """
+        for source in sources:
+            if not source.exists():
+                raise Error(f"there is no {source} here to push")
+
+        def copy(name: str) -> None:
+            for source in sources:
+                self.machine(name).push(source.absolute().parent, [source.name], shlex.quote(target))
+
+        self._each(list(names) or self.on(), copy)
+
+    def on(self) -> list[str]:
+        """The names of the machines that are on."""
+        return [name for name in self.machines() if self.process(name)]
 
     def _provision(self, names: Sequence[str]) -> None:
         _stage_images()

@@ -1,6 +1,7 @@
 """Where tasks go on machines of different size: worker1 has one CPU and 1 GiB, worker2 two CPUs and 1.5 GiB."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,17 @@ def test_it_offers_what_the_table_of_nodes_gives_it(cluster: Cluster) -> None:
     assert {name: one["CPU"] for name, one in offered.items()} == {"worker1": 1024, "worker2": 2048}
     assert 900 < offered["worker1"]["MEMORY"] <= 1024
     assert 1400 < offered["worker2"]["MEMORY"] <= 1536
+
+
+def test_files_are_pushed_to_every_machine_and_the_checkout_is_brought_there(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("pushed\n")
+    cluster.lab.push([tmp_path / "a file"], "/root/in here")
+    cluster.says("worker1", "rm /vagrant/dev")
+    cluster.lab.sync(["worker1"])
+    for name in cluster.lab.machines():
+        assert cluster.lab.run(name, "cat '/root/in here/a file'; test -x /vagrant/dev && echo there").stdout == (
+            "pushed\nthere\n"
+        )
 
 
 def test_binpack_by_memory_fills_the_smaller_machine_first(cluster: Cluster) -> None:

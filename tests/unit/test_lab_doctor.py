@@ -26,8 +26,8 @@ def test_a_good_computer_has_nothing_to_mend(backend: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "what", "fix"),
     [
-        ({"architecture": "aarch64"}, "computer", "--backend vagrant"),
-        ({"python": (3, 12)}, "computer", "--backend vagrant"),
+        ({"architecture": "aarch64"}, "computer", "Vagrant"),
+        ({"python": (3, 12)}, "computer", "Vagrant"),
         ({"programs": GOOD.programs - {"linux.uml"}}, "programs", "apt-get install user-mode-linux"),
         ({"programs": GOOD.programs - {"mmdebstrap"}}, "programs", "apt-get install mmdebstrap"),
         ({"has_tun": False}, "/dev/net/tun", "modprobe tun"),
