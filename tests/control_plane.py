@@ -186,8 +186,8 @@ class PretendAgent:
         self._ending = True
         if self._socket is not None and self._socket._response.connection is not None:
             transport = self._socket._response.connection.transport
-            assert transport is not None
-            self._loop.call_soon_threadsafe(transport.abort)
+            if transport is not None:  # the control plane may have ended first
+                self._loop.call_soon_threadsafe(transport.abort)
         self._thread.join(timeout=5)
 
     def come_back(self) -> None:

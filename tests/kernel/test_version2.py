@@ -39,4 +39,4 @@ def test_a_delegated_cgroup_is_left_free_for_children(tmp_path: Path) -> None:
     unit = "mkdir /sys/fs/cgroup/unit && echo $$ >/sys/fs/cgroup/unit/cgroup.procs"
     console, status = version2(f"{unit}; vagrant/delegated.sh cat /proc/self/cgroup", tmp_path, 60)
     assert status == 0, console
-    assert "\n0::/unit/main\n" in console
+    assert "\n0::/miniecs/main\n" in console
