@@ -74,7 +74,20 @@ class Demo:
         self.terminal = terminal
         self.lab = Lab(data, attended=not keep)
         self.before = self.built = census(data)
+        self.signalled = 0  # by which signal it is to end
         self._clients: dict[str, Any] = {}
+
+    def interrupt(self, number: int, _: object) -> None:
+        """What a signal does: end, and clean up once."""
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
+        self.signalled = number
+        raise KeyboardInterrupt
+
+    def go_on(self) -> None:
+        """Not when a signal came: Python drops an exception that a signal raises while an object is collected."""
+        if self.signalled:
+            raise KeyboardInterrupt
 
     def run(self) -> None:
         started = time.monotonic()
@@ -229,6 +242,7 @@ class Demo:
 
     def call(self, *command: str, stdin: str = "", source: str = "") -> str:
         """Run one of our commands as a person would; return what it printed. `source` is where `stdin` comes from."""
+        self.go_on()
         self.terminal.command(source + " ".join(command))
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=self.lab.environment)
         if done.returncode:
@@ -236,6 +250,7 @@ class Demo:
         return done.stdout
 
     def client(self, service: str) -> Any:
+        self.go_on()
         with contextlib.suppress(KeyError):
             return self._clients[service]
         os.environ.update({k: v for k, v in self.lab.environment.items() if k.startswith("AWS_")})
@@ -328,6 +343,7 @@ class Demo:
             if time.monotonic() > deadline:
                 logs = "\n".join(f"--- {name}\n{self.lab.log(name)}" for name in ("server", *self.lab.machines))
                 raise Error(f"waited {seconds:g} s for {what}, in vain. The last lines of the logs:\n{logs}")
+            self.go_on()
             time.sleep(0.1)
         return value
 
@@ -386,13 +402,14 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="end what --keep left up")
     parser.add_argument("--data", type=Path, default=DATA, help="where everything is kept (%(default)s)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.stop:
         sweep(options.data)
         shutil.rmtree(options.data, ignore_errors=True)
         return 0
     demo = Demo(options.data.resolve(), options.keep, Terminal(sys.stdout))
     kept = False
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, demo.interrupt)
     try:
         demo.run()
         kept = options.keep
@@ -401,7 +418,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         print("\ndemo: interrupted; cleaning up", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + demo.signalled
     finally:
         if not kept:
             demo.tidy()

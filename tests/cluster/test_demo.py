@@ -4,12 +4,15 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from miniecs.census import Census, census
+from miniecs.demo import Demo
+from miniecs.terminal import Terminal
 
 pytestmark = pytest.mark.cluster
 
@@ -76,3 +79,21 @@ def test_what_a_killed_demo_leaves_is_removed_by_stop(tmp_path: Path) -> None:
     demo.communicate(timeout=60)
     subprocess.run([DEV, "demo", "--data", data, "--stop"], check=True, timeout=60)
     assert_nothing_is_left(data, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_comes_while_an_object_is_collected_is_not_lost(tmp_path: Path) -> None:
+    class Collected:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    demo = Demo(tmp_path / "demo", keep=False, terminal=Terminal(sys.stdout))
+    before = {number: signal.signal(number, demo.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        Collected()
+        with pytest.raises(KeyboardInterrupt):
+            demo.go_on()
+        assert demo.signalled == signal.SIGTERM
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
