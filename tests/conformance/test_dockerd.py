@@ -39,6 +39,8 @@ class Docker(NamedTuple):
         text = re.sub(r"\b[0-9a-f]{64}\b", "ID", said.text)
         text = re.sub(rf"\b({runtime}|runc) create failed", "create failed", text.replace(f"box-{runtime}", "NAME"))
         text = re.sub(r"(?m)^ *\d+ +(sh|sleep)$", r"PID \1", text)
+        # docker's own client says so of a container that could not start, or does not: it depends on who is quicker.
+        text = re.sub(r'(?m)^time="[^"]*" level=error msg="error waiting for container: .*\n?', "", text)
         return Said(said.status, "\n".join(sorted(text.splitlines())))
 
 
