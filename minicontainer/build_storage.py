@@ -95,17 +95,8 @@ def prune(
     if everything and not older and not keep:
         for name in ("reasons", "digests"):
             files.remove_tree(f"{home.data}/cache/build/{name}")
-    _sweep(home)
+    images.sweep(home, engine.list_containers(home))
     return count, freed
-
-
-def _sweep(home: Home) -> None:
-    """The layers and blobs that were needed by what is gone; those of the steps that are left stay."""
-    kept = [entry.layer for entry in build_cache.entries(home.data)]
-    store = engine.open_store(home)
-    store.collect(also=[layer.descriptor.digest for layer in kept if layer.descriptor])
-    held = engine.list_containers(home)
-    images.remove_unused_layers(home, held, also=[layer.diff_id for layer in kept if layer.diff_id])
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

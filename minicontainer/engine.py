@@ -489,6 +489,5 @@ def remove_image(home: Home, reference: str, force: bool = False) -> list[str]:
 
 
 def remove_unused(home: Home) -> list[str]:
-    """Remove the content that no image and the layers that no image and no container needs."""
-    removed = open_store(home).collect()
-    return removed + image_functions.remove_unused_layers(home, list_containers(home))
+    """Remove the content that no image, no container and no remembered step of a build needs: the blobs that went."""
+    return image_functions.sweep(home, list_containers(home))

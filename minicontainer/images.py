@@ -151,9 +151,18 @@ def forget(store: Store, digest: str) -> list[str]:
 
 
 def sweep(home: Home, held: Collection[Container]) -> list[str]:
-    """Free what no image and no container needs: the blobs that went."""
-    removed = open_store(home).collect()
-    remove_unused_layers(home, held)
+    """Free what no image, no container and no remembered step of a build needs: the blobs that went."""
+    from minicontainer import build_cache  # why here: a container's start frees nothing
+
+    def blobs_of_steps() -> list[str]:
+        steps = build_cache.entries(home.data)
+        return [entry.layer.descriptor.digest for entry in steps if entry.layer.descriptor]
+
+    def layers_of_steps() -> list[str]:
+        return [entry.layer.diff_id for entry in build_cache.entries(home.data) if entry.layer.diff_id]
+
+    removed = open_store(home).collect(also=blobs_of_steps)
+    _remove_unused_layers(home, held, also=layers_of_steps)
     return removed
 
 
@@ -191,21 +200,17 @@ def _spelled(reference: str) -> str:
     return reference
 
 
-def remove_unused_layers(home: Home, held: Collection[Container], also: Collection[str] = ()) -> list[str]:
-    """Remove unpacked layers that no image and no container needs, except those of the diff_ids `also`."""
-    store = open_store(home)
-    needed = {diff_id.split(":")[1] for _, _, _, config in images(home) for diff_id in config.diff_ids}
-    needed |= {diff_id.split(":")[1] for diff_id in also}
-    for container in held:
-        needed |= {os.path.basename(os.path.dirname(path)) for path in container.lowers}
+def _remove_unused_layers(home: Home, held: Collection[Container], also: Callable[[], list[str]]) -> None:
+    """Remove unpacked layers that no image and no container needs, except those of the diff_ids that `also` gives."""
     directory = f"{home.data}/layers/sha256"
-    removed = []
-    with files.lock(f"{store.root}/.session.lock"):  # alone: nobody unpacks an image whose name is to come
+    with files.lock(f"{open_store(home).root}/.session.lock"):  # alone: nobody unpacks an image whose name is to come
+        needed = {diff_id.split(":")[1] for _, _, _, config in images(home) for diff_id in config.diff_ids}
+        needed |= {diff_id.split(":")[1] for diff_id in also()}
+        for container in held:
+            needed |= {os.path.basename(os.path.dirname(path)) for path in container.lowers}
         for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
             if name not in needed:
                 gone = f"{home.data}/staging/gone-{name}"
                 os.makedirs(f"{home.data}/staging", mode=0o700, exist_ok=True)
                 os.rename(f"{directory}/{name}", gone)
                 files.remove_tree(gone)
-                removed.append(name)
-    return removed

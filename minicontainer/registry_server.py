@@ -124,7 +124,7 @@ class Registry:
             else:
                 os.unlink(path)
         sizes = {digest: self._store.size(digest) for digest in self._store.digests()}
-        gone = self._store.collect(linked)
+        gone = self._store.collect(also=lambda: linked)
         return len(gone), sum(sizes.get(digest, 0) for digest in gone)
 
     def _all_links(self) -> Iterator[tuple[str, str, str]]:

@@ -303,10 +303,13 @@ class Store:
         """While any process is in a session, nothing is collected: hold it from the first blob until the name."""
         return files.lock(f"{self.root}/.session.lock", shared=True)
 
-    def collect(self, also: Iterable[str] = ()) -> list[str]:
-        """Remove the blobs that no named image needs, except `also`, and what dead writers left. Waits for sessions."""
+    def collect(self, also: Callable[[], Iterable[str]] = tuple) -> list[str]:
+        """Remove the blobs that no named image needs, and what dead writers left. Waits for sessions.
+
+        `also` gives what is to stay besides; it is asked when nobody is in a session any more.
+        """
         with files.lock(f"{self.root}/.session.lock"):
-            needed = self.reachable() | set(also)
+            needed = self.reachable() | set(also())
             garbage = sorted(digest for digest in self.digests() if digest not in needed)
             for digest in garbage:
                 os.unlink(self.blob_path(digest))

@@ -168,6 +168,30 @@ def test_the_longest_unused_goes_first(world: World) -> None:
     assert build_storage.prune(world.home, older=1, now=time.time() + 100)[0] == 1
 
 
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize(
+    "words", [("rmi", "goes"), ("image", "prune", "--all", "--force", "--filter", "label=goes"), ("prune",)]
+)
+def test_images_go_and_the_steps_that_made_them_stay(
+    world: World, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """Whatever frees layers and blobs: what the cache holds is given back by `builder prune` alone."""
+    text = (
+        "FROM base AS other\nRUN echo 1 > /other\n"
+        "FROM base\nRUN echo 2 > /f\nCOPY --from=other /other /\nLABEL goes=1\n"
+    )
+    first = world.build(text, tags=("goes",))
+    if words == ("prune",):
+        world_store(world).untag("docker.io/library/goes:latest")
+    assert run(world, *words) == 0
+    again = world.build(text, tags=("goes",))
+    assert (again.cached, again.digest) == (3, first.digest)
+    capfd.readouterr()
+    run(world, "rmi", "goes")
+    run(world, "builder", "prune", "--all")
+    assert world.build(text).cached == 0
+
+
 # --- never half
 
 
