@@ -10,6 +10,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import IO, Any, NamedTuple
 
 from minicontainer.archives import Content, InvalidLayer, Reader, decompressed
@@ -67,6 +68,8 @@ def save_layout(store: Store, names: Iterable[str], directory: str, platform: Pl
                         writer.write(data)
                     writer.commit(digest)
             target.tag(one.annotations.get(image.REF_NAME, ""), one._replace(annotations={}))
+    with suppress(OSError):  # another process writes there, too
+        os.rmdir(target.staging)
 
 
 def _named(store: Store, name: str, platform: Platform | None) -> Descriptor:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from minicontainer import changesets, files, layers
-from minicontainer.archives import Reader
+from minicontainer.archives import InvalidLayer, Reader
 from minicontainer.changesets import Limits, Path
 from minicontainer.linux import syscalls
 from minicontainer.oci.image import LAYER_GZIP, Descriptor, InvalidImage
@@ -47,24 +47,37 @@ def unpack(
     os.makedirs(staging, mode=0o700)
     with ExitStack() as undo:
         undo.callback(files.remove_tree, staging)
-        with store.open(descriptor.digest) as file, ExitStack() as threads:
+        with store.open(descriptor.digest) as file:
             blob = _Hashing(file, descriptor.digest, progress, descriptor.size)
-            plain = _Bounded(layers.decompress(descriptor.media_type, blob), blob, limits)
-            tar = _Hashing(threads.enter_context(_Ahead(plain)), diff_id)
-            stream = threads.enter_context(_Ahead(tar))
-            implied = changesets.unpack(members(stream), staging, limits)
-            stream.drain()
-            _verify(blob, tar, descriptor)
+            try:
+                implied, tar = _unpack(blob, descriptor, diff_id, staging, limits)
+            except InvalidLayer as error:
+                _verify(blob, descriptor)  # what is corrupt is no layer either: then that is the reason
+                raise InvalidImage(descriptor.digest, str(error)) from error
+            _verify(blob, descriptor, tar)
         undo.pop_all()
     return implied
 
 
-def _verify(blob: "_Hashing", tar: "_Hashing", descriptor: Descriptor) -> None:
+def _unpack(
+    blob: "_Hashing", descriptor: Descriptor, diff_id: str, staging: str, limits: Limits
+) -> tuple[list[Path], "_Hashing"]:
+    """Make the files, and return the directories that are only implied, and the tar that was read through."""
+    with ExitStack() as threads:
+        plain = _Bounded(layers.decompress(descriptor.media_type, blob), blob, limits)
+        tar = _Hashing(threads.enter_context(_Ahead(plain)), diff_id)
+        stream = threads.enter_context(_Ahead(tar))
+        implied = changesets.unpack(members(stream), staging, limits)
+        stream.drain()
+    return implied, tar
+
+
+def _verify(blob: "_Hashing", descriptor: Descriptor, tar: "_Hashing | None" = None) -> None:
     blob.drain()  # what stands behind the end of a compressed stream belongs to the digest too
     if blob.size != descriptor.size:
         raise InvalidImage(descriptor.digest, f"the layer has {blob.size} bytes, its descriptor says {descriptor.size}")
     for hashed, what in ((blob, "layer"), (tar, "diff_id")):
-        if hashed.digest() != hashed.expected:
+        if hashed and hashed.digest() != hashed.expected:
             raise InvalidImage(hashed.expected, f"the {what} has another digest, {hashed.digest()}")
 
 

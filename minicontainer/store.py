@@ -44,6 +44,7 @@ class Writer:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
         self._store = store
+        os.makedirs(store.staging, mode=0o700, exist_ok=True)  # a layout that others made has none
         self._path = f"{store.staging}/{os.urandom(12).hex()}"
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file: BinaryIO | None = open(descriptor, "wb", buffering=0)
@@ -356,7 +357,7 @@ class Store:
     def remove_stale(self) -> int:
         """Remove what writers that died have left half written: how many."""
         count = 0
-        for name in os.listdir(self.staging):
+        for name in os.listdir(self.staging) if os.path.isdir(self.staging) else ():
             path = f"{self.staging}/{name}"
             with suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is dead when this is granted

@@ -74,6 +74,9 @@ def test_an_export_is_imported_and_an_image_unpacked_to_the_same_files(tmp_path:
     for image in ("flat:1", "made:1"):
         say(home, "unpack", image, str(tmp_path / image))
     say(home, "save", "--format", "oci-dir", "-o", str(tmp_path / "layout"), "made:1", "flat:1")
+    visible = [name for name in os.listdir(tmp_path / "layout") if name[0] != "."]
+    assert sorted(visible) == ["blobs", "index.json", "oci-layout"]
+    say(home, "save", "--format", "oci-dir", "-o", str(tmp_path / "layout"), "busybox")  # one more, into the same
     say(home, "unpack", f"oci:{tmp_path}/layout:docker.io/library/made:1", str(tmp_path / "again"))
     trees = [subprocess.check_output(["find", ".", "-printf", "%p %m %U %G %s %l\n"], cwd=tmp_path / name).splitlines()
              for name in ("flat:1", "made:1", "again")]  # fmt: skip
@@ -81,7 +84,7 @@ def test_an_export_is_imported_and_an_image_unpacked_to_the_same_files(tmp_path:
     assert sorted(os.listdir(tmp_path)).count("again") == 1
     assert not [name for name in os.listdir(tmp_path) if ".new" in name]
     assert "not an empty directory" in say(home, "unpack", "made:1", str(tmp_path / "again"), code=125)
-    assert "has 2 images; try: oci:" in say(home, "unpack", f"oci:{tmp_path}/layout", str(tmp_path / "x"), code=125)
+    assert "has 3 images; try: oci:" in say(home, "unpack", f"oci:{tmp_path}/layout", str(tmp_path / "x"), code=125)
     assert "is not an OCI layout" in say(home, "unpack", "oci:/nowhere", str(tmp_path / "x"), code=125)
 
 

@@ -310,6 +310,30 @@ def test_one_bad_layer_of_many_leaves_none_with_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.kernel("overlay")
+@pytest.mark.parametrize("at", [0, 20, 2000, 45_000])  # the magic, the header, the data, behind the end
+def test_a_blob_that_the_disk_has_spoilt_is_said_by_its_digest(tmp_path: Path, at: int) -> None:
+    store, manifest, config = image(tmp_path, {"f": os.urandom(40_000)})
+    layer = manifest.layers[0]
+    with open(store.blob_path(layer.digest), "r+b") as file:
+        file.seek(min(at, layer.size - 1))
+        spoilt = bytes([file.read(1)[0] ^ 0xFF])
+        file.seek(-1, os.SEEK_CUR)
+        file.write(spoilt)
+    with pytest.raises(Error, match=f"{layer.digest}: the layer has another digest, sha256:"):
+        snapshots.unpack(str(tmp_path), store, manifest, config)
+    assert os.listdir(tmp_path / "staging") == []
+
+
+@pytest.mark.kernel("overlay")
+def test_an_error_in_a_layer_says_which_layer(tmp_path: Path) -> None:
+    store, manifest, config = image(tmp_path, {"f": b"1"})
+    digest, size = store.put(b"this is no archive".ljust(1024))
+    manifest = manifest._replace(layers=(manifest.layers[0]._replace(digest=digest, size=size),))
+    with pytest.raises(Error, match=f"invalid image: {digest}: invalid layer: "):
+        snapshots.unpack(str(tmp_path), store, manifest, config)
+
+
+@pytest.mark.kernel("overlay")
 def test_a_process_with_threads_unpacks_without_forking(tmp_path: Path) -> None:
     store, manifest, config = image(tmp_path, {"a": b"1"}, {"b": b"2"}, {"c": b"3"})
     found: list[tuple[str, ...]] = []
