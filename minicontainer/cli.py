@@ -20,7 +20,7 @@ from minicontainer.arguments import (
     overview,
     parse,
 )
-from minicontainer.build_options import FLAGS as BUILD_FLAGS
+from minicontainer.build.options import FLAGS as BUILD_FLAGS
 from minicontainer.containers import home
 from minicontainer.errors import TOOL_FAILED, Error
 from minicontainer.run_options import FLAGS as RUN_FLAGS
@@ -79,7 +79,7 @@ def _usage(name: str, text: str, **more: Any) -> Entry:
 
 def _registry(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
     command = Command(name, text, words, least, most, **more)
-    return Entry(command, "registry_commands", name.replace(" ", "_"), needs_root=False)
+    return Entry(command, "registry.commands", name.replace(" ", "_"), needs_root=False)
 
 
 TABLE = (
@@ -116,12 +116,12 @@ TABLE = (
     _image("images", "list images", "[NAME]", 0, 1, flags=(QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"))),
     _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),
     _image("tag", "give an image a further name", "SOURCE NAME", 2, 2),
-    Entry(Command("build", "build an image", "CONTEXT", 1, 1, flags=BUILD_FLAGS), "build_command", "build_image"),
+    Entry(Command("build", "build an image", "CONTEXT", 1, 1, flags=BUILD_FLAGS), "build.command", "build_image"),
     Entry(Command("builder", "what builds keep for the next ones: prune, du", "prune|du", 1, 1, flags=(
         Flag(("-a", "--all"), "prune: also what images share"),
         Flag(("--filter",), "prune: what was not used for so long", LIST, "until=24h"),
         Flag(("--keep-storage",), "prune: keep as much as this, the last used first", TEXT, "BYTES[kmg]"))),
-          "build_storage", "builder"),
+          "build.storage", "builder"),
     _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(
         PLAIN, NO_PROGRESS, PLATFORM, Flag(("--all-platforms",), "everything that an index names"))),
     _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS, PLATFORM)),

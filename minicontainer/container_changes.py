@@ -11,29 +11,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-from minicontainer import (
-    archives,
-    changesets,
-    dockerfile,
-    engine,
-    files,
-    layer_blobs,
-    layers,
-    operations,
-    overlays,
-    snapshots,
-    stages,
-    tar,
-)
-from minicontainer.archives import Reader
+from minicontainer import engine, files
 from minicontainer.arguments import Parsed, UsageError
+from minicontainer.build import dockerfile, stages
 from minicontainer.containers import RUNNING, Container, Home
 from minicontainer.errors import Error, ImageNotFound
+from minicontainer.image import archives, changesets, layer_blobs, layers, overlays, snapshots, tar
+from minicontainer.image.archives import Reader
+from minicontainer.image.store import Store
 from minicontainer.linux import syscalls
 from minicontainer.linux.flags import CLONE_NEWNS, MS_PRIVATE, MS_REC
 from minicontainer.oci.image import ContainerConfig, Descriptor, History, ImageConfig, Platform
 from minicontainer.oci.reference import Reference
-from minicontainer.store import Store
+from minicontainer.runtime import operations
 
 CHUNK = 1 << 20
 ADDED, CHANGED, DELETED = "A", "C", "D"

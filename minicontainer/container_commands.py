@@ -43,7 +43,7 @@ def run(home: Home, parsed: Parsed) -> int:
 def _seal(userns: str) -> None:
     """A container with the host's user ids could write to the interpreter that starts it (CVE-2019-5736): `sealing`."""
     if userns == "host" and not procfs.in_user_namespace():
-        from minicontainer import sealing
+        from minicontainer.runtime import sealing
 
         sealing.seal_interpreter(sys.orig_argv)
 
@@ -81,7 +81,7 @@ def _create(home: Home, parsed: Parsed) -> Container:
         raise Error(f"{parsed.cidfile} exists; try: another --cidfile, or remove it")
     container = engine.create(home, options)
     if container.options.network != options.network == "bridge" and container.options.network == "none":
-        from minicontainer import slirp
+        from minicontainer.network import slirp
 
         print(f"minicontainer: no network: {slirp.missing()}", file=sys.stderr)
     if parsed.cidfile:

@@ -1,6 +1,6 @@
 """Disk usage: what takes space, and how it is given back: `system df`, `system prune`, `image prune`.
 
-Above `engine` and `build_storage`. Ruled by docker's commands of these names: their words, their output.
+Above `engine` and `build.storage`. Ruled by docker's commands of these names: their words, their output.
 """
 
 import os
@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from minicontainer import build_storage, engine, images, reports
+from minicontainer import engine, reports
 from minicontainer.arguments import Parsed, UsageError
+from minicontainer.build import storage
 from minicontainer.bundle import label_filter
 from minicontainer.containers import CREATED, RUNNING, Container, Home
 from minicontainer.errors import Error
+from minicontainer.image import images
+from minicontainer.image.store import Store
 from minicontainer.image_commands import repaired
 from minicontainer.logs import parse_time
 from minicontainer.oci.image import Descriptor
-from minicontainer.store import Store
 
 HEADS = {"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE"}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -47,7 +49,7 @@ class Usage(NamedTuple):
 
 def usage(home: Home) -> list[Usage]:
     held = engine.list_containers(home)
-    kept = build_storage.records(home)
+    kept = storage.records(home)
     own = [record for record in kept if not record.shared]
     freed = sum(record.size for record in own)
     builds = Usage("Build Cache", len(kept), 0, freed, freed)
@@ -179,7 +181,7 @@ def system_prune(home: Home, parsed: Parsed) -> int:
     for container in ended:
         engine.remove(home, container.id)
     _tell("Deleted Containers", [container.id for container in ended])
-    count, _ = build_storage.prune(home, everything=parsed.all)
+    count, _ = storage.prune(home, everything=parsed.all)
     _tell("Deleted build cache objects", [str(count)] if count else [])
     _tell("Deleted Images", prune_images(home, parsed.all))
     print(f"Total reclaimed space: {reports.size(max(0, before - _total(home)))}")

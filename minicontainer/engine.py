@@ -12,20 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from minicontainer import (
-    bundle,
-    cgroups,
-    containers,
-    files,
-    json_documents,
-    logs,
-    rootless,
-    runtime,
-    snapshots,
-    states,
-    supervisor,
-)
-from minicontainer import images as image_functions
+from minicontainer import bundle, containers, files, json_documents, logs, rootless, supervisor
 from minicontainer.containers import (
     CREATED,
     EXITED,
@@ -38,13 +25,16 @@ from minicontainer.containers import (
     home,
 )
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
-from minicontainer.images import image, images, open_store, pull, push, tag
+from minicontainer.image import images as image_functions
+from minicontainer.image import snapshots
+from minicontainer.image.images import image, images, open_store, pull, push, tag
+from minicontainer.image.store import Store
 from minicontainer.inspection import KILLED, inspect, list_containers, repair
 from minicontainer.linux import procfs
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import ConsoleSize, Process
 from minicontainer.plan import Explain
-from minicontainer.store import Store
+from minicontainer.runtime import cgroups, creation, operations, states
 from minicontainer.supervisor import Started, Streams
 from minicontainer.values import NamedTuple
 
@@ -258,7 +248,7 @@ def stop(home: Home, id: str, timeout: float | None = None) -> None:
     limit = container.options.stop_timeout if timeout is None else timeout
     number = signal_number(container.stop_signal)
     with suppress(states.WrongStatus, states.NoSuchContainer):
-        runtime.kill(home.runtime, container.id, number)
+        operations.kill(home.runtime, container.id, number)
     deadline = time.monotonic() + limit
     unfelt_since: float | None = None
     while time.monotonic() < deadline:
@@ -293,7 +283,7 @@ def _kill_and_wait(home: Home, container: Container) -> None:
     deadline = time.monotonic() + HANGS
     while time.monotonic() < deadline:
         with suppress(states.WrongStatus, states.NoSuchContainer):
-            runtime.kill(home.runtime, container.id, signal.SIGKILL)
+            operations.kill(home.runtime, container.id, signal.SIGKILL)
         if _wait_for_end(container, 0.5):
             return
     raise Error(f"container {container.name} does not end after SIGKILL; its process may hang in the kernel")
@@ -310,7 +300,7 @@ def _running(home: Home, id: str) -> Container:
 def kill(home: Home, id: str, signal: int | str = "SIGKILL") -> None:
     """Send a signal to the first process."""
     container = _running(home, id)
-    runtime.kill(home.runtime, container.id, signal_number(signal))
+    operations.kill(home.runtime, container.id, signal_number(signal))
 
 
 def remove(home: Home, id: str, force: bool = False) -> None:
@@ -377,7 +367,7 @@ def execute(
         streams = (null, null, null)
     try:
         process = process._replace(console_size=console_size)
-        return runtime.execute(
+        return creation.execute(
             home.runtime, container.id, process, stdio=streams, console_socket=console_socket, explain=explain
         )
     finally:
@@ -471,9 +461,9 @@ def remove_group(home: Home, path: str) -> None:
 def add_address(home: Home, address: str, interface: str = "lo") -> None:
     """Add an address such as 169.254.170.2/32 to this network namespace; twice is no error."""
     del home  # as above
-    from minicontainer import network  # why here: a container without a bridge does not need it
+    from minicontainer.network import bridge  # why here: a container without a bridge does not need it
 
-    network.add_address(address, interface)
+    bridge.add_address(address, interface)
 
 
 # --- images that containers may need ---------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-from minicontainer import cgroups, checks, engine, init, rootfs, rootless, runtime, states, supervisor
+from minicontainer import engine, rootless, supervisor
 from minicontainer.arguments import Parsed
 from minicontainer.containers import Home, Options
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Spec, Status
 from minicontainer.plan import Explain, Plan, Result, explain_on
+from minicontainer.runtime import cgroups, checks, creation, init, rootfs, states
 from minicontainer.values import Any
 
 
@@ -86,12 +87,12 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     child = _child(spec, f"_ses.{container_id}")
     later = {"cgroup", "ipc", "time"} if child.mapped else {"cgroup", "time"}  # these are unshared: `init`
     born = {one.type for one in spec.linux.namespaces if not one.path} - later
-    with runtime.Descriptors() as opened:
-        joins = runtime.joins_by_path(opened, spec)
-        flags = sum(runtime.NAMESPACES[kind][0] for kind in born)
-        _rehearse(runtime.clone(flags, joins, -1, runtime.clocks(spec)), shown)
+    with creation.Descriptors() as opened:
+        joins = creation.joins_by_path(opened, spec)
+        flags = sum(creation.NAMESPACES[kind][0] for kind in born)
+        _rehearse(creation.clone(flags, joins, -1, creation.clocks(spec)), shown)
     link = init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"))
-    _rehearse(runtime.settle(CHILD, spec, state, child.mapped, bound, link), shown)
+    _rehearse(creation.settle(CHILD, spec, state, child.mapped, bound, link), shown)
     view = rootfs.CgroupView(
         directories=state.cgroups,
         version2=set(state.cgroups) == {cgroups.UNIFIED},
@@ -99,10 +100,10 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     )
     inside = shown._replace(who="init")
     _rehearse(init.arrive(child), inside)
-    hooked = runtime.hosted(spec, state)
+    hooked = creation.hosted(spec, state)
     _rehearse(init.build(child, init.House(spec, tree, bound, view, hooks=hooked)), inside)
     if hooked is not None:
-        _rehearse(runtime.host_hooks(spec, state, CHILD, link), shown)
+        _rehearse(creation.host_hooks(spec, state, CHILD, link), shown)
     program, environment = _rehearse(init.strip(child), inside)
     _rehearse(init.leave(child, program, environment, hooked), inside)
 
@@ -110,7 +111,7 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
 def _child(spec: Spec, keyring: str) -> init.Child:
     profile = spec.linux.seccomp
     with tempfile.TemporaryDirectory() as cache:
-        filter_of = runtime.filter_of(profile, cache)
+        filter_of = creation.filter_of(profile, cache)
     return init.Child(
         process=spec.process,
         pipes=init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"), start=Later("FIFO")),
@@ -119,7 +120,7 @@ def _child(spec: Spec, keyring: str) -> init.Child:
         keyring=keyring,
         filter=filter_of,
         last_capability=procfs.cap_last_cap(),
-        scheduling=runtime.scheduling_of(spec.process, spec),
+        scheduling=creation.scheduling_of(spec.process, spec),
     )
 
 

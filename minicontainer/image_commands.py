@@ -10,16 +10,18 @@ import sys
 import time
 from typing import Any
 
-from minicontainer import engine, image_archives, oci_layouts, registry, reports
-from minicontainer import images as image_functions
+from minicontainer import engine, reports
 from minicontainer.arguments import Parsed, UsageError
-from minicontainer.bars import Progress
 from minicontainer.containers import Home
-from minicontainer.credentials import Credentials
 from minicontainer.errors import Error
+from minicontainer.image import image_archives, oci_layouts
+from minicontainer.image import images as image_functions
 from minicontainer.logs import parse_time
 from minicontainer.oci.image import Descriptor, History, Platform
 from minicontainer.oci.reference import Reference
+from minicontainer.registry import client
+from minicontainer.registry.bars import Progress
+from minicontainer.registry.credentials import Credentials
 
 HISTORY_HEADS = {
     "ID": "IMAGE",
@@ -178,13 +180,13 @@ def login(_: Home, parsed: Parsed) -> int:
         password = getpass.getpass("Password: ")
     if not user or not password:
         raise UsageError("login needs --username, and the password by --password-stdin")
-    registry.login(parsed.words[0], Credentials(user=user, password=password), plain_http=parsed.plain_http)
+    client.login(parsed.words[0], Credentials(user=user, password=password), plain_http=parsed.plain_http)
     print("Login Succeeded")
     return 0
 
 
 def logout(_: Home, parsed: Parsed) -> int:
-    had = registry.logout(parsed.words[0])
+    had = client.logout(parsed.words[0])
     print(f"{'Removed' if had else 'No'} login credentials for {parsed.words[0]}")
     return 0
 

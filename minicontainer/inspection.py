@@ -10,9 +10,10 @@ import signal
 import time
 from contextlib import suppress
 
-from minicontainer import containers, files, runtime
+from minicontainer import containers, files
 from minicontainer.containers import EXITED, Container, Home, Network
 from minicontainer.errors import ContainerNotFound
+from minicontainer.runtime import operations
 
 KILLED = 128 + signal.SIGKILL
 
@@ -46,7 +47,7 @@ def _mend(home: Home, container: Container) -> Container:
         container = containers.read(home, container.id)
         if not _is_orphan(container):
             return container  # another was faster
-        runtime.delete(home.runtime, container.id, force=True)
+        operations.delete(home.runtime, container.id, force=True)
         if container.network.namespace:
             _release(container.network)
         said = _said(container)
@@ -90,13 +91,13 @@ def repair(home: Home) -> None:
                 if not os.path.isdir(home.container(os.readlink(path))):
                     os.unlink(path)
         files.remove_tree(f"{home.data}/removed")
-    from minicontainer import network  # why here: as below
+    from minicontainer.network import bridge  # why here: as below
 
-    network.repair()
+    bridge.repair()
 
 
 def _release(given: Network) -> None:
     """Not left to the kernel: it removes the links of a dead network namespace in its own time."""
-    from minicontainer import network  # why here: who looks at containers seldom meets one that was killed
+    from minicontainer.network import bridge  # why here: who looks at containers seldom meets one that was killed
 
-    network.release(given)
+    bridge.release(given)

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
-from minicontainer import cgroups, containers, files, sealing, slirp, states
+from minicontainer import containers, files
 from minicontainer.containers import ID_RANGE, Home, Options
 from minicontainer.errors import Error
 from minicontainer.linux import flags, procfs, syscalls
+from minicontainer.network import slirp
+from minicontainer.runtime import cgroups, sealing, states
 
 # A setting of the kernel, the value that forbids user namespaces to people, and the command that allows them.
 FORBIDDEN = (

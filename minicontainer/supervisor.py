@@ -15,18 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from minicontainer import bundle, containers, files, json_documents, logs, overlays, runtime, seccomp
+from minicontainer import bundle, containers, files, json_documents, logs
 from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home, Volume
 from minicontainer.errors import Error
+from minicontainer.image import overlays
 from minicontainer.last_words import read_all, tell, told
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import ConsoleSize, IdMapping, spec_to_json
 from minicontainer.plan import Explain, Step
+from minicontainer.runtime import creation, operations, seccomp, states
 from minicontainer.values import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from minicontainer.ports import Binding
+    from minicontainer.network.ports import Binding
 
 DRAIN = 1.0  # seconds that output may still come after the first process has ended
 BACKOFF = (0.1, 60.0)  # seconds before the first restart, and at most
@@ -119,8 +121,7 @@ def exit_code(channel: socket.socket) -> int | None:
 
 
 def _merged(container: Container, values: dict[str, object]) -> Container:
-    whole = {**container.to_json(), **values}
-    return Container.from_json(json_documents.loads(json_documents.dumps(whole)))
+    return Container.from_json(json_documents.loads(json_documents.dumps({**container.to_json(), **values})))
 
 
 def _failure(message: bytes) -> BaseException:
@@ -298,18 +299,18 @@ class Supervisor:
             bindings = self._bind(undo) if options.ports else ()
             self._write_bundle()
             outputs = undo.enter_context(self._create(undo))
-            state = runtime.state(self.home.runtime, self.container.id)
+            state = states.state(self.home.runtime, self.container.id)
             attached = containers.Network()
             if options.network == "bridge":
-                from minicontainer import network  # why here: 5 ms that a container without a bridge does not need
+                from minicontainer.network import bridge  # why here: 5 ms that no other network needs
 
                 why = "a veth from its network namespace to the bridge, an address, the published ports"
-                attached = self._step(Step(network.attach, (state.pid, bindings), why))
-                self.links.callback(network.release, attached)
+                attached = self._step(Step(bridge.attach, (state.pid, bindings), why))
+                self.links.callback(bridge.release, attached)
                 if bindings:
-                    undo.callback(network.unpublish, attached)
+                    undo.callback(bridge.unpublish, attached)
             elif options.network == "slirp":
-                from minicontainer import slirp  # why here: as with `network`
+                from minicontainer.network import slirp  # why here: as with `network.bridge`
 
                 why = "a tap in its network namespace; the program that reads it opens connections as this person"
                 undo.callback(slirp.release, self._step(Step(slirp.attach, (self.namespace,), why)))
@@ -320,23 +321,23 @@ class Supervisor:
             self._write_etc()
             pidfd = os.pidfd_open(state.pid)
             undo.callback(os.close, pidfd)
-            runtime.start(self.home.runtime, self.container.id, self.explain)
+            operations.start(self.home.runtime, self.container.id, self.explain)
             self._record(status=RUNNING, started_at=time.time())
             self._announce()
             self._pump(pidfd, outputs)
             code = _status(state.pid)
-            if runtime.oom_kills(state):
+            if operations.oom_kills(state):
                 self._record(oom_killed=True)
             return code
 
     def _born(self, pid: int) -> None:
         if self.container.options.network == "slirp":
-            from minicontainer import slirp  # why here: as with `network`
+            from minicontainer.network import slirp  # why here: as with `network.bridge`
 
             self.namespace = slirp.namespace(pid)
 
     def _bind(self, undo: ExitStack) -> "tuple[Binding, ...]":
-        from minicontainer import ports  # why here: as with `network`
+        from minicontainer.network import ports  # why here: as with `network.bridge`
 
         bindings = ports.bind(self.container.options.ports)
         for binding in bindings:
@@ -389,11 +390,11 @@ class Supervisor:
     def _create(self, undo: ExitStack) -> Iterator[dict[int, str]]:
         """The container, created and not started; the descriptors its output comes from, by the stream's name."""
         root, place = self.home.runtime, self.container.bundle
-        undo.callback(runtime.delete, root, self.container.id, force=True)
+        undo.callback(operations.delete, root, self.container.id, force=True)
         if self.container.options.tty:
             ours, theirs = socket.socketpair()  # the master comes over it: what runc's --console-socket is for
             with ours, theirs:
-                runtime.create(root, self.container.id, place, console_socket=theirs.fileno(),
+                creation.create(root, self.container.id, place, console_socket=theirs.fileno(),
                                parent_death_signal=signal.SIGKILL, explain=self.explain, born=self._born)  # fmt: skip
                 self.terminal = _receive_terminal(ours)
             undo.callback(os.close, self.terminal)
@@ -407,7 +408,7 @@ class Supervisor:
         for descriptor in (out_end, err_end):
             self._give(descriptor)
         try:
-            runtime.create(root, self.container.id, place, stdio=(stdin, out_end, err_end),
+            creation.create(root, self.container.id, place, stdio=(stdin, out_end, err_end),
                            parent_death_signal=signal.SIGKILL, explain=self.explain, born=self._born)  # fmt: skip
         finally:
             for descriptor in (stdin, out_end, err_end):

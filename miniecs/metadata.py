@@ -28,7 +28,7 @@ class Host(NamedTuple):
 
 
 class Usage(Protocol):
-    """`minicontainer.cgroups.Usage`."""
+    """`minicontainer.runtime.cgroups.Usage`."""
 
     @property
     def memory_bytes(self) -> int: ...

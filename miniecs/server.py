@@ -1,6 +1,6 @@
 """Server: the control plane's sockets, routes, credentials, start and shutdown.
 
-Stands on `api`, `controller`, `sessions` and minicontainer's `registry_server`, and puts them together. Every request
+Stands on `api`, `controller`, `sessions` and minicontainer's `registry.server`, and puts them together. Every request
 is verified before it is read; every answer is sent when all that it tells is durable. Ruled by the AWS JSON 1.1
 protocol and, for the paths below /v2/, by the OCI distribution specification.
 """
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from minicontainer import registry_server
+from minicontainer.registry import server as registry_server
 from miniecs import auth, errors, explain, join_tokens, journal, listeners, wire
 from miniecs.api import clusters, container_instances, ecr, services, tags, task_definitions, tasks
 from miniecs.controller import Controller

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minicontainer import runtime
+from minicontainer.runtime import creation, operations
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = (
@@ -101,14 +101,14 @@ def run(directory: Path, *args: str, edit: Edit | None = None, **given: Any) -> 
     reader, writer = os.pipe()
     null = os.open("/dev/null", os.O_RDONLY)
     try:
-        state = runtime.create(root, name, made, stdio=(null, writer, writer), **given)
-        runtime.start(root, name)
+        state = creation.create(root, name, made, stdio=(null, writer, writer), **given)
+        operations.start(root, name)
         os.close(writer)
         writer = -1
         text = read_all(reader)
         status = os.waitstatus_to_exitcode(os.waitpid(state.pid, 0)[1])
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
         for descriptor in (reader, null, writer):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
-from minicontainer import sealing
+from minicontainer.runtime import sealing
 from tests import isolation
 
 CI = os.environ.get("CI") == "true"
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from minicontainer import engine
 from minicontainer.containers import Home, home, prepare
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, ContainerConfig, Descriptor, ImageConfig, Platform
-from minicontainer.store import Store
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = (

@@ -38,10 +38,8 @@ def running(root: str) -> Iterator[Running]:
 
 
 def _serve(root: str, listener: socket.socket) -> None:
-    from minicontainer import registry_server
+    from minicontainer.registry import server
 
     application = web.Application()
-    application.add_subapp(
-        "/v2/", registry_server.routes(root, lambda user, password: (user, password) == (USER, PASSWORD))
-    )
+    application.add_subapp("/v2/", server.routes(root, lambda user, password: (user, password) == (USER, PASSWORD)))
     web.run_app(application, sock=listener, print=None, access_log=None, handle_signals=True)

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from minicontainer import cgroups
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Resources
 from minicontainer.plan import run
+from minicontainer.runtime import cgroups
 
 ROOT = Path(__file__).parents[1]
 OURS = str(ROOT / ".venv/bin/minicontainer-runtime")

@@ -54,7 +54,7 @@ code() {
 
 commands() {
     command minicontainer minicontainer.cli
-    command minicontainer-runtime minicontainer.runtime_main
+    command minicontainer-runtime minicontainer.runtime.main
     command miniecs miniecs.cli
     ln -sfn $target/.venv/bin/aws /usr/local/bin/aws
 }

@@ -11,9 +11,10 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from minicontainer import engine, snapshots
+from minicontainer import engine
+from minicontainer.image import snapshots
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER_GZIP, Descriptor, ImageConfig, Platform
-from minicontainer.store import Store
 from miniecs import placement
 from miniecs.model import ContainerInstance, PlacementStrategy, Resources
 from tests import bundles, images

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import build, engine
-from minicontainer.build import Request
-from minicontainer.progress import Progress
+from minicontainer import engine
+from minicontainer.build import builder
+from minicontainer.build.builder import Request
+from minicontainer.build.progress import Progress
 
 DOCKERFILE = """\
 FROM scratch AS files
@@ -38,7 +39,7 @@ def test_skopeo_reads_and_verifies_what_we_built(tmp_path: Path) -> None:
     (context / "a").write_text("content")
     (context / "Dockerfile").write_text(DOCKERFILE)
     home = engine.home(str(tmp_path / "data"))
-    build.build(home, Request(context=str(context), tags=("made:1",)), Progress(io.StringIO()))
+    builder.build(home, Request(context=str(context), tags=("made:1",)), Progress(io.StringIO()))
     layout = f"oci:{home.data}/oci:docker.io/library/made:1"
 
     def skopeo(*words: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from minicontainer import cli, engine
-from minicontainer.store import Store
+from minicontainer.image.store import Store
 
 LONG = bool(os.environ.get("LONG"))
 B = "FROM scratch AS base\nCOPY bin /bin\nCOPY etc /etc\n"

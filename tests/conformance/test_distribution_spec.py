@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from minicontainer.image.store import DOCUMENT_LIMIT
 from minicontainer.oci import image
-from minicontainer.store import DOCUMENT_LIMIT
 from tests.control_plane import ControlPlane, control_plane, eventually
 
 EMPTY = b"{}"

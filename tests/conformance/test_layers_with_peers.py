@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import layer_blobs, layers, snapshots
+from minicontainer.image import layer_blobs, layers, snapshots
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, LAYER_GZIP, LAYER_ZSTD, Descriptor, ImageConfig
-from minicontainer.store import Store
 
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import registry
-from minicontainer.credentials import Credentials
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, LAYER_GZIP, ContainerConfig, Descriptor, History, ImageConfig
-from minicontainer.store import Store
+from minicontainer.registry import client
+from minicontainer.registry.credentials import Credentials
 from tests import registries
 
 WHO = Credentials(user=registries.USER, password=registries.PASSWORD)
@@ -102,7 +102,7 @@ def test_docker_types_and_deletion_by_skopeo(server: registries.Running, tmp_pat
     build(store, "web")
     there = f"docker://{server.host}/web:v2s2"
     skopeo("copy", "--format=v2s2", "--dest-tls-verify=false", f"--dest-creds={CREDS}", f"oci:{store.root}:web", there)
-    descriptor = registry.pull(store, f"{server.host}/web:v2s2", credentials=WHO)
+    descriptor = client.pull(store, f"{server.host}/web:v2s2", credentials=WHO)
     assert descriptor.media_type == "application/vnd.docker.distribution.manifest.v2+json"
     assert store.config(store.manifest(descriptor)).config.env == ("A=1",)
     skopeo("delete", "--tls-verify=false", f"--creds={CREDS}", there)
@@ -114,16 +114,16 @@ def test_what_we_push_skopeo_pulls_and_the_other_way_round(server: registries.Ru
     descriptor = build(store, "docker.io/library/web:latest")
     events: list[tuple[str, str, int, int]] = []
     name = f"{server.host}/deep/er/web:2"
-    registry.push(store, "web", name, credentials=WHO, progress=lambda *event: events.append(event))
+    client.push(store, "web", name, credentials=WHO, progress=lambda *event: events.append(event))
     assert {event for event, *_ in events} == {"upload"}
     assert all(done == total for event, _, done, total in events[-1:])
     events.clear()
-    registry.push(store, "web", f"{server.host}/deep/er/web:3", credentials=WHO, progress=lambda *e: events.append(e))
+    client.push(store, "web", f"{server.host}/deep/er/web:3", credentials=WHO, progress=lambda *e: events.append(e))
     assert {event for event, *_ in events} == {"exists"}
     skopeo("copy", "--src-tls-verify=false", f"--src-creds={CREDS}", f"docker://{name}", f"oci:{other.root}:x")
     assert other.resolve("x").digest == descriptor.digest
     mine = Store(str(tmp_path / "mine"))
-    assert registry.pull(mine, name, credentials=WHO).digest == descriptor.digest
+    assert client.pull(mine, name, credentials=WHO).digest == descriptor.digest
     assert mine.resolve(name).digest == descriptor.digest
     assert mine.collect() == []
 
@@ -138,9 +138,9 @@ def test_an_index_is_pulled_for_our_platform(server: registries.Running, tmp_pat
     }
     digest, size = store.put(json.dumps(index).encode())
     store.tag("multi", Descriptor(media_type=index["mediaType"], digest=digest, size=size))  # type: ignore[arg-type]
-    registry.push(store, "multi", f"{server.host}/multi:1", credentials=WHO)
+    client.push(store, "multi", f"{server.host}/multi:1", credentials=WHO)
     fresh = Store(str(tmp_path / "fresh"))
-    assert registry.pull(fresh, f"{server.host}/multi:1", credentials=WHO).digest == digest
+    assert client.pull(fresh, f"{server.host}/multi:1", credentials=WHO).digest == digest
     assert fresh.manifest_descriptor(fresh.resolve(f"{server.host}/multi:1")).digest == descriptor.digest
     assert fresh.collect() == []
     skopeo(

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import images, registry, registry_users, snapshots
 from minicontainer.containers import Home
 from minicontainer.errors import Error
+from minicontainer.image import images, snapshots
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, Descriptor, ImageConfig, Platform
-from minicontainer.registry_server import Registry
-from minicontainer.store import Store
+from minicontainer.registry import client, users
+from minicontainer.registry.server import Registry
 
 PROGRAM = f"{Path(sys.executable).parent}/minicontainer"
 LARGE, GROWTH = 300 << 20, 64 << 20  # bytes of a layer, and what the server may grow by while it passes
@@ -68,17 +69,17 @@ def test_users_come_in_by_their_password_and_nobody_else(tmp_path: Path, monkeyp
     with serving(tmp_path / "data", "--users", str(tmp_path / "users")) as (host, _):
         for who in (None, ("me", "wrong"), ("you", "secret")):
             with pytest.raises(Error, match="401"):
-                registry.push(store, "web", f"{host}/web:1", credentials=who)
-        registry.push(store, "web", f"{host}/web:1", credentials=("me", "secret"))
+                client.push(store, "web", f"{host}/web:1", credentials=who)
+        client.push(store, "web", f"{host}/web:1", credentials=("me", "secret"))
         out = run("skopeo", "inspect", "--tls-verify=false", "--creds", "me:secret", f"docker://{host}/web:1")
         assert json.loads(out)["Digest"] == descriptor.digest
 
 
 @pytest.mark.parametrize("text", ["me:secret", "me:scrypt$x", "me:bcrypt$YQ==$YQ==", "me", "me:scrypt$!$!"])
 def test_a_file_of_users_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "users").write_text(f"{registry_users.line('a', 'b')}\n{text}\n")
+    (tmp_path / "users").write_text(f"{users.line('a', 'b')}\n{text}\n")
     with pytest.raises(Error, match=f"^{tmp_path}/users, line 2: not NAME:scrypt"):
-        registry_users.Users(str(tmp_path / "users"))
+        users.Users(str(tmp_path / "users"))
 
 
 @pytest.mark.parametrize(
@@ -129,10 +130,10 @@ def test_memory_is_flat_while_a_large_layer_passes_both_ways(tmp_path: Path) -> 
     store.tag("large", store.put_image([Descriptor(LAYER, digest, size)], config))
     with serving(tmp_path / "data") as (host, pid):
         build(store, "small")
-        registry.push(store, "small", f"{host}/small:1")
+        client.push(store, "small", f"{host}/small:1")
         before = _resident(pid)
-        registry.push(store, "large", f"{host}/large:1")
-        registry.pull(Store(str(tmp_path / "back")), f"{host}/large:1")
+        client.push(store, "large", f"{host}/large:1")
+        client.pull(Store(str(tmp_path / "back")), f"{host}/large:1")
         assert _resident(pid) - before < GROWTH
 
 
@@ -147,9 +148,9 @@ def test_a_round_trip_by_skopeo_keeps_every_digest(tmp_path: Path, form: str) ->
         first = json.loads(run("skopeo", "inspect", "--tls-verify=false", there))["Digest"]
         run(*copy, "--preserve-digests", there, f"docker://{host}/c:1")
         mine = Store(str(tmp_path / "mine"))
-        pulled = registry.pull(mine, f"{host}/c:1")
+        pulled = client.pull(mine, f"{host}/c:1")
         assert pulled.digest == first
-        registry.push(mine, f"{host}/c:1", f"{host}/d:1")
+        client.push(mine, f"{host}/c:1", f"{host}/d:1")
         assert json.loads(run("skopeo", "inspect", "--tls-verify=false", f"docker://{host}/d:1"))["Digest"] == first
 
 
@@ -158,8 +159,8 @@ def test_a_start_removes_what_nothing_names_any_more_and_keeps_the_rest(tmp_path
     descriptor = build(store, "web", b"kept")
     build(store, "gone", b"given up")
     with serving(tmp_path / "data") as (host, _):
-        registry.push(store, "web", f"{host}/web:1")
-        registry.push(store, "gone", f"{host}/gone:1")
+        client.push(store, "web", f"{host}/web:1")
+        client.push(store, "gone", f"{host}/gone:1")
         connection = http.client.HTTPConnection(host, timeout=20)
         gone = store.resolve("gone").digest
         connection.request("DELETE", f"/v2/gone/manifests/{gone}")
@@ -172,7 +173,7 @@ def test_a_start_removes_what_nothing_names_any_more_and_keeps_the_rest(tmp_path
             os.utime(f"{directory}/{name}", (old, old))
     with serving(tmp_path / "data") as (host, _):
         assert not data.has("sha256:" + hashlib.sha256(b"given up").hexdigest())
-        assert registry.pull(Store(str(tmp_path / "back")), f"{host}/web:1").digest == descriptor.digest
+        assert client.pull(Store(str(tmp_path / "back")), f"{host}/web:1").digest == descriptor.digest
 
 
 def test_sha512_is_a_digest_like_another(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_layers_are_unpacked_while_others_come(tmp_path: Path) -> None:
     home = Home(data=str(tmp_path / "home"), run=str(tmp_path / "home/run"))
     events: list[tuple[str, str]] = []
     with serving(tmp_path / "data") as (host, _):
-        registry.push(store, "many", f"{host}/many:1")
+        client.push(store, "many", f"{host}/many:1")
         images.pull(
             home, f"{host}/many:1", unpack=True, progress=lambda event, digest, *_: events.append((event, digest))
         )
@@ -238,7 +239,7 @@ def test_a_layer_that_is_not_what_its_config_says_leaves_no_image(tmp_path: Path
     store.tag("bad", store.put_image(good.layers, config._replace(diff_ids=config.diff_ids[::-1])))
     home = Home(data=str(tmp_path / "home"), run=str(tmp_path / "home/run"))
     with serving(tmp_path / "data") as (host, _):
-        registry.push(store, "bad", f"{host}/bad:1")
+        client.push(store, "bad", f"{host}/bad:1")
         with pytest.raises(Error, match="has another digest"):
             images.pull(home, f"{host}/bad:1", unpack=True)
     assert images.open_store(home).names() == []
@@ -255,7 +256,7 @@ def test_kill_9_at_any_point_of_a_pull_leaves_a_store_that_is_whole(tmp_path: Pa
     home = Home(data=str(tmp_path / "home"), run=str(tmp_path / "home/run"))
     chance = random.Random(int.from_bytes(os.urandom(4), "big"))
     with serving(tmp_path / "data") as (host, _):
-        registry.push(store, "many", f"{host}/many:1")
+        client.push(store, "many", f"{host}/many:1")
         for _ in range(10):
             child = os.fork()
             if child == 0:

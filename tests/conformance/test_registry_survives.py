@@ -7,12 +7,12 @@ import subprocess
 import threading
 from pathlib import Path
 
-from minicontainer import registry
-from minicontainer.credentials import Credentials
-from minicontainer.distribution import Registry
 from minicontainer.errors import Error
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, Descriptor, ImageConfig
-from minicontainer.store import Store
+from minicontainer.registry import client as registry
+from minicontainer.registry.credentials import Credentials
+from minicontainer.registry.distribution import Registry
 from tests import registries
 
 WHO = Credentials(user=registries.USER, password=registries.PASSWORD)

@@ -17,7 +17,7 @@ from tests.bundles import Json
 pytestmark = pytest.mark.kernel()
 
 AMBIENT = ["CAP_KILL", "CAP_NET_RAW", "CAP_CHECKPOINT_RESTORE"]
-OURS = [sys.executable, "-m", "minicontainer.runtime_main"]
+OURS = [sys.executable, "-m", "minicontainer.runtime.main"]
 ROOT = str(Path(__file__).parents[2])
 LOOK = """
 grep -E "Cap|NoNew|Secc|Groups|Sig(Ign|Blk)|Umask|Uid|Gid" /proc/self/status

@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import pytest
 
-from minicontainer import build, cli, engine, snapshots
-from minicontainer.build import BuildError, Request
+from minicontainer import cli, engine
+from minicontainer.build import builder
+from minicontainer.build.builder import BuildError, Request
+from minicontainer.build.progress import Progress
 from minicontainer.containers import Home
 from minicontainer.errors import Error, ImageNotFound
+from minicontainer.image import snapshots
+from minicontainer.image.store import Store
 from minicontainer.oci.image import Descriptor, ImageConfig, Manifest
-from minicontainer.progress import Progress
-from minicontainer.store import Store
 
 BUSYBOX = "/bin/busybox"
 APPLETS = (
@@ -62,7 +64,7 @@ class World(NamedTuple):
         teller = Progress(stream)
         request = Request(context=str(self.context), network="none")._replace(**asked)  # type: ignore[arg-type]  # by name
         try:
-            descriptor = build.build(self.home, request, teller)
+            descriptor = builder.build(self.home, request, teller)
         except Error as error:
             error.add_note(stream.getvalue())
             raise
@@ -109,7 +111,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     (context / "etc" / "group").write_text("root:x:0:\nweb:x:44:\n")
     (context / "Dockerfile").write_text('FROM scratch\nCOPY bin /bin\nCOPY etc /etc\nCMD ["sh"]\n')
     home = engine.home(str(tmp_path_factory.mktemp("data")))
-    build.build(home, Request(context=str(context), tags=("base",)), Progress(io.StringIO()))
+    builder.build(home, Request(context=str(context), tags=("base",)), Progress(io.StringIO()))
     return home
 
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicontainer import build, build_storage, cli, engine
-from minicontainer.build import Request
+from minicontainer import cli, engine
+from minicontainer.build import builder, storage
+from minicontainer.build.builder import Request
+from minicontainer.build.progress import Progress
 from minicontainer.plan import explain_on
-from minicontainer.progress import Progress
 from tests.kernel.test_dockerfiles import Files, World, place, world
 
 __all__ = ["place", "world"]  # the fixtures
@@ -56,7 +57,7 @@ def outcome(world: World, text: str, files: Files, **asked: bool) -> str:
     """The image's digest, or what was wrong."""
     try:
         return world.build(text, files, build_args=EPOCH, **asked).digest
-    except build.BuildError as error:
+    except builder.BuildError as error:
         return str(error)
 
 
@@ -121,16 +122,16 @@ def test_what_builds_keep_is_listed_and_given_back(world: World, capfd: pytest.C
     assert run(world, "builder", "prune", "--keep-storage", "1g") == 0
     assert capfd.readouterr().out == "removed 0 entries, 0B\n"
     assert run(world, "builder", "prune") == 0
-    assert "mount" not in str(build_storage.records(world.home))
+    assert "mount" not in str(storage.records(world.home))
     assert world.build(text, tags=("named",)).cached == 1  # its step is that of an image
     capfd.readouterr()
     assert run(world, "builder", "prune", "--all") == 0
-    assert build_storage.records(world.home) == []
+    assert storage.records(world.home) == []
     built = world.build(text, tags=("named",))
     assert built.cached == 0 and built.tree["large"].startswith("f 644 1\n2\n")
 
 
-def world_store(world: World) -> build.Store:
+def world_store(world: World) -> builder.Store:
     return engine.open_store(world.home)
 
 
@@ -159,13 +160,13 @@ def test_the_longest_unused_goes_first(world: World) -> None:
     untagged = [entry for entry in world_store(world).entries() if not entry.annotations]
     for entry in untagged:
         world_store(world).remove(entry.digest)
-    steps = [record for record in build_storage.records(world.home) if record.kind == "step"]
+    steps = [record for record in storage.records(world.home) if record.kind == "step"]
     assert len(steps) == 3
-    count, freed = build_storage.prune(world.home, keep=steps[0].size + 1)
+    count, freed = storage.prune(world.home, keep=steps[0].size + 1)
     assert (count, freed > 0) == (2, True)
-    [left] = build_storage.records(world.home)
+    [left] = storage.records(world.home)
     assert left.name == steps[2].name
-    assert build_storage.prune(world.home, older=1, now=time.time() + 100)[0] == 1
+    assert storage.prune(world.home, older=1, now=time.time() + 100)[0] == 1
 
 
 @pytest.mark.kernel("overlay")
@@ -214,7 +215,7 @@ def test_a_build_that_is_killed_at_any_moment_leaves_a_cache_that_is_right(world
         if (child := os.fork()) == 0:
             try:
                 request = Request(context=str(world.context), network="none", tags=(f"k{attempt}",), build_args=EPOCH)
-                build.build(world.home, request, Progress(io.StringIO()))
+                builder.build(world.home, request, Progress(io.StringIO()))
             finally:
                 os._exit(0)
         time.sleep(rng.uniform(0.01, 0.35))

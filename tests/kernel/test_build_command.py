@@ -14,8 +14,8 @@ import pytest
 
 from minicontainer import cli
 from minicontainer.containers import Home
+from minicontainer.image.store import Store
 from minicontainer.oci.image import Index, Platform, parse
-from minicontainer.store import Store
 from tests.kernel.test_copy_flags import repository, serving
 from tests.kernel.test_dockerfiles import NONE, Files, World, archive, listed, place, world
 

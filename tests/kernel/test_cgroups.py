@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cgroups, devices, runtime
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
 from minicontainer.linux.syscalls import bpf_load_device_program
 from minicontainer.oci.runtime import Cpu, DeviceRule, Memory, Pids, Resources
 from minicontainer.plan import run
+from minicontainer.runtime import cgroups, creation, devices, operations, states
 from tests import bundles
 from tests.bundles import Json
 
@@ -146,11 +146,11 @@ def test_a_task_s_group_holds_its_containers(tmp_path: Path) -> None:
 
     root = str(tmp_path / "states")
     try:
-        made = runtime.create(root, task, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+        made = creation.create(root, task, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
         assert all(os.path.dirname(path) == directories[name] for name, path in made.cgroups.items())
         assert cgroups.limits(made.cgroups).memory == 16 * MIB
         assert cgroups.limits(directories).memory == 64 * MIB
-        runtime.delete(root, task, force=True)
+        operations.delete(root, task, force=True)
         assert not any(map(os.path.exists, made.cgroups.values()))
     finally:
         cgroups.remove_group(task)
@@ -183,15 +183,15 @@ def test_a_container_s_oom_kill_is_counted(tmp_path: Path) -> None:
         config["linux"]["resources"]["memory"] = {"limit": 16 * MIB, "swap": 16 * MIB}
 
     root, name = str(tmp_path / "states"), f"oom-{os.getpid()}"
-    made = runtime.create(
+    made = creation.create(
         root, name, bundles.bundle(tmp_path, *["dd", "if=/dev/zero", "of=/dev/null", "bs=64M"], edit=edit)
     )
-    runtime.start(root, name)
+    operations.start(root, name)
     try:
         assert os.waitstatus_to_exitcode(os.waitpid(made.pid, 0)[1]) == -signal.SIGKILL
-        assert runtime.oom_kills(runtime.state(root, name)) >= 1
+        assert operations.oom_kills(states.state(root, name)) >= 1
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 def test_a_cgroup_with_processes_is_not_shared(tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_a_cgroup_with_processes_is_not_shared(tmp_path: Path) -> None:
     root = str(tmp_path / "states")
     made = bundles.bundle(tmp_path, "sleep", "60", edit=edit)
     first = f"first-{os.getpid()}"
-    runtime.create(root, first, made)
+    creation.create(root, first, made)
     try:
         with pytest.raises(Error, match="has processes already"):
-            runtime.create(root, f"second-{os.getpid()}", made)
+            creation.create(root, f"second-{os.getpid()}", made)
     finally:
-        runtime.delete(root, first, force=True)
+        operations.delete(root, first, force=True)
 
 
 @pytest.mark.parametrize("readonly", [False, True])
@@ -219,7 +219,7 @@ def test_who_may_write_its_cgroup_owns_it_on_version_2(tmp_path: Path, readonly:
         )
 
     root, name = str(tmp_path / "states"), f"owner-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
     try:
         given = set(made.cgroups) == {cgroups.UNIFIED} and not readonly
         for directory in made.cgroups.values():
@@ -229,4 +229,4 @@ def test_who_may_write_its_cgroup_owns_it_on_version_2(tmp_path: Path, readonly:
                 path = f"{directory}/{limit}"
                 assert not os.path.exists(path) or os.stat(path).st_uid == 0
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)

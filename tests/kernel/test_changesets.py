@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import archives, changesets, layers
-from minicontainer import tar as fast
-from minicontainer.archives import InvalidLayer
+from minicontainer.image import archives, changesets, layers
+from minicontainer.image import tar as fast
+from minicontainer.image.archives import InvalidLayer
 
 OPAQUE = "trusted.overlay.opaque"
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw=ep, version 2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer.context import Tree
-from minicontainer.copying import Copy, isolated, place
+from minicontainer.build.context import Tree
+from minicontainer.build.copying import Copy, isolated, place
 from minicontainer.errors import Error
 
 

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from minicontainer import build, snapshots
-from minicontainer.build import BuildError, Request
+from minicontainer.build import builder
+from minicontainer.build.builder import BuildError, Request
+from minicontainer.build.progress import Progress
+from minicontainer.build.stages import PATH
 from minicontainer.containers import Home, home
+from minicontainer.image import snapshots
+from minicontainer.image.store import Store
 from minicontainer.oci.image import ContainerConfig, Platform
-from minicontainer.progress import Progress
-from minicontainer.stages import PATH
-from minicontainer.store import Store
 from tests import images
 
 MINUTE = 60 * 10**9
@@ -109,7 +110,7 @@ class World(NamedTuple):
         self.put({"Dockerfile": text, **files})
         stream = io.StringIO()
         teller = Progress(stream)
-        descriptor = build.build(self.home, Request(context=str(self.context), network="none", **asked), teller)
+        descriptor = builder.build(self.home, Request(context=str(self.context), network="none", **asked), teller)
         store = Store(f"{self.home.data}/oci")
         manifest = store.manifest(descriptor)
         config = store.config(manifest)

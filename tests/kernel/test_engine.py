@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from minicontainer import containers, engine, inspection, network, nftables_rules, ports
+from minicontainer import containers, engine, inspection
 from minicontainer.containers import Home, Options, Port, Ulimit, Volume
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, ContainerNotFound, Error, NameInUse
 from minicontainer.linux import nftables, procfs
+from minicontainer.network import bridge, nftables_rules, ports
 from minicontainer.oci.image import ContainerConfig
 from tests import images
 
@@ -463,7 +464,7 @@ def test_a_lot_of_output_comes_whole(home: Home) -> None:
 
 @pytest.mark.kernel("overlay")
 def test_a_published_port_answers_and_is_free_again(home: Home) -> None:
-    network.add_address("127.0.0.1/8")
+    bridge.add_address("127.0.0.1/8")
     one = engine.start(home, engine.create(home, options("httpd", "-f", "-p", "80", "-h", "/etc", network="bridge",
                                                          ports=(Port(80, 8080), Port(80)))).id)  # fmt: skip
     assert one.ports[1].host_port in ports.DYNAMIC_PORTS

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import bundle, engine, runtime
+from minicontainer import bundle, engine
 from minicontainer.containers import Home, Volume
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
 from minicontainer.linux.flags import CAPABILITIES
 from minicontainer.oci.runtime import Process
+from minicontainer.runtime import creation, operations
 from tests import attacks, bundles, images
 from tests.attacks import shell
 from tests.kernel.test_engine import eventually, leftovers
@@ -361,14 +362,14 @@ def test_no_directory_is_made_behind_a_descriptor_of_the_host(tmp_path: Path, ma
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "made").exists()
     root, name = str(tmp_path / "states"), f"cwd-{os.getpid()}"
-    runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60"))
-    runtime.start(root, name)
+    creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60"))
+    operations.start(root, name)
     try:
         for rest in ("", "/made"):
             with pytest.raises((Error, OSError)):
-                runtime.execute(root, name, Process(args=("ls",), env=("PATH=/bin",), cwd=f"/proc/self/fd/50{rest}"))
+                creation.execute(root, name, Process(args=("ls",), env=("PATH=/bin",), cwd=f"/proc/self/fd/50{rest}"))
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
     assert list(outside.iterdir()) == []
 
 

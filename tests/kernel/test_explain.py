@@ -85,7 +85,7 @@ def test_each_command_of_the_runtime_explains_itself(tmp_path: Path) -> None:
     made, root, name = bundles.bundle(tmp_path, "sleep", "60"), str(tmp_path / "states"), f"explained-{os.getpid()}"
 
     def runtime(*words: str) -> list[str]:
-        command = [sys.executable, "-m", "minicontainer.runtime_main", "--root", root, "--explain", *words]
+        command = [sys.executable, "-m", "minicontainer.runtime.main", "--root", root, "--explain", *words]
         with open(tmp_path / "said", "w+") as said:  # no pipe: the container would keep it
             subprocess.run(command, stderr=said, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=True)
             said.seek(0)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import runtime
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import Status
+from minicontainer.runtime import creation, operations, states
 from tests import bundles
 from tests.bundles import Json
 
@@ -67,11 +67,11 @@ def test_each_hook_runs_in_its_turn_in_its_namespaces_with_the_state(tmp_path: P
             bundles.user_namespace(config)
 
     root, name = str(tmp_path / "states"), f"hooks-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
     assert [line[0] for line in lines(tmp_path)] == ["prestart", "createRuntime", "createContainer"]
-    assert runtime.state(root, name).status is Status.CREATED
-    runtime.start(root, name)
-    runtime.delete(root, name, force=True)
+    assert states.state(root, name).status is Status.CREATED
+    operations.start(root, name)
+    operations.delete(root, name, force=True)
     os.waitpid(made.pid, 0)
     found = {kind: rest for kind, *rest in lines(tmp_path)}
     assert tuple(line[0] for line in lines(tmp_path)) == KINDS
@@ -132,7 +132,7 @@ def test_a_hook_that_fails_unmakes_the_container(tmp_path: Path, kind: str) -> N
         bundles.run(tmp_path, "true", edit=edit)
     assert not (tmp_path / "never").exists()
     assert json.loads(stopped.read_text())["status"] == "stopped"
-    assert runtime.containers(str(tmp_path / "states")) == []
+    assert states.containers(str(tmp_path / "states")) == []
 
 
 def test_a_start_hook_that_fails_keeps_the_program_from_running(tmp_path: Path) -> None:
@@ -150,13 +150,13 @@ def test_a_poststart_hook_that_fails_ends_the_program(tmp_path: Path) -> None:
         config["hooks"] = {"poststart": [hook("exit 5")]}
 
     root, name = str(tmp_path / "states"), f"hooks-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
     try:
         with pytest.raises(Error, match="error running poststart hook #0"):
-            runtime.start(root, name)
+            operations.start(root, name)
         assert os.waitstatus_to_exitcode(os.waitpid(made.pid, 0)[1]) == -signal.SIGKILL
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 def test_a_poststop_hook_that_fails_stops_no_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cli, disk_usage, engine, image_archives, images, snapshots
+from minicontainer import cli, disk_usage, engine
 from minicontainer.containers import Home
 from minicontainer.errors import Error
+from minicontainer.image import image_archives, images, snapshots
 from minicontainer.linux import syscalls
 from minicontainer.linux.flags import MS_REMOUNT
 from minicontainer.oci.image import LAYER, Descriptor, ImageConfig

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicontainer import layers
-from minicontainer.archives import InvalidLayer
 from minicontainer.files import remove_tree
+from minicontainer.image import layers
+from minicontainer.image.archives import InvalidLayer
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 OUTSIDE = "/outside"  # replaced by where the test's own directory is
@@ -112,7 +112,7 @@ def test_no_layer_reaches_outside_and_each_can_be_told_again(tmp_path: Path) -> 
 @pytest.mark.kernel("overlay")
 def test_a_stack_of_layers_is_what_overlay_makes_of_it(tmp_path: Path) -> None:
     """The kernel is the judge: what whiteouts and markers hide when their layers are lowers of an overlay."""
-    from minicontainer import overlays
+    from minicontainer.image import overlays
     from minicontainer.linux import syscalls
     from minicontainer.linux.flags import MNT_DETACH
 

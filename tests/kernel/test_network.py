@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import network, ports
 from minicontainer.containers import Network, Port
 from minicontainer.linux import nftables
+from minicontainer.network import bridge, ports
 
 SERVER = """
 import socket, sys
@@ -85,7 +85,7 @@ def lo_up() -> None:
 @pytest.mark.kernel()
 def test_a_container_gets_an_address_and_reaches_the_bridge_and_another_container() -> None:
     with process() as one, process() as two:
-        first, second = network.attach(one), network.attach(two)
+        first, second = bridge.attach(one), bridge.attach(two)
         assert (first.address, second.address) == ("172.18.0.2", "172.18.0.3")
         assert first.interface == "vethac120002"
         assert "172.18.0.2/16" in run("nsenter", "-t", str(one), "-n", "ip", "address", "show", "eth0")
@@ -104,7 +104,7 @@ def test_a_published_port_is_reached_by_loopback_by_own_address_and_from_its_own
     run("ip", "link", "set", "out", "up")
     with process() as pid:
         bindings = ports.bind([Port(container_port=80, host_port=8080)])
-        network.attach(pid, bindings)
+        bridge.attach(pid, bindings)
         with serving(pid, 80, "web"):
             assert ask("127.0.0.1", 8080) == "web 172.18.0.1"
             assert ask("198.18.7.1", 8080).startswith("web ")
@@ -118,7 +118,7 @@ def test_a_port_published_on_one_address_is_not_on_the_others() -> None:
     lo_up()
     with process() as pid:
         bindings = ports.bind([Port(container_port=80, host_port=8080, host_ip="127.0.0.1")])
-        network.attach(pid, bindings)
+        bridge.attach(pid, bindings)
         with serving(pid, 80, "web"):
             assert ask("127.0.0.1", 8080).startswith("web")
             with pytest.raises(OSError):
@@ -129,7 +129,7 @@ def test_a_port_published_on_one_address_is_not_on_the_others() -> None:
 def test_a_container_does_not_reach_the_loopback_of_the_machine() -> None:
     lo_up()
     with process() as pid, socket.create_server(("127.0.0.1", 7000)):
-        network.attach(pid)
+        bridge.attach(pid)
         run("nsenter", "-t", str(pid), "-n", "ip", "route", "add", "127.0.0.0/24", "via", "172.18.0.1", "dev", "eth0")
         code = "import socket; socket.create_connection(('127.0.0.1', 7000), 1)"
         asked = subprocess.run(
@@ -142,9 +142,9 @@ def test_a_container_does_not_reach_the_loopback_of_the_machine() -> None:
 def test_release_leaves_nothing_and_can_be_called_twice() -> None:
     before = socket.if_nameindex()
     with process() as pid:
-        attached = network.attach(pid, ports.bind([Port(container_port=80, host_port=8080)]))
-        network.release(attached)
-        network.release(attached)
+        attached = bridge.attach(pid, ports.bind([Port(container_port=80, host_port=8080)]))
+        bridge.release(attached)
+        bridge.release(attached)
         assert socket.if_nameindex() == before
         assert nftables.query("list tables") == []
 
@@ -152,39 +152,39 @@ def test_release_leaves_nothing_and_can_be_called_twice() -> None:
 @pytest.mark.kernel()
 def test_the_bridge_stays_while_another_container_is_on_it() -> None:
     with process() as one, process() as two:
-        first, second = network.attach(one), network.attach(two)
-        network.release(first)
-        assert network.BRIDGE in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
-        network.release(second)
-        assert network.BRIDGE not in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
+        first, second = bridge.attach(one), bridge.attach(two)
+        bridge.release(first)
+        assert bridge.BRIDGE in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
+        bridge.release(second)
+        assert bridge.BRIDGE not in dict(map(reversed, socket.if_nameindex()))  # type: ignore[arg-type]
 
 
 @pytest.mark.kernel()
 def test_the_bridge_keeps_its_hardware_address_whoever_comes_and_goes() -> None:
     """Else the containers that are left send to an address that is no more, for seconds."""
     with process() as one, process() as two:
-        first = network.attach(one)
-        before = hardware_address(network.BRIDGE)
-        second = network.attach(two)
-        assert hardware_address(network.BRIDGE) == before
-        network.release(first)
-        assert hardware_address(network.BRIDGE) == before
-        network.release(second)
+        first = bridge.attach(one)
+        before = hardware_address(bridge.BRIDGE)
+        second = bridge.attach(two)
+        assert hardware_address(bridge.BRIDGE) == before
+        bridge.release(first)
+        assert hardware_address(bridge.BRIDGE) == before
+        bridge.release(second)
 
 
 @pytest.mark.kernel()
 def test_a_port_and_an_address_left_by_one_that_was_killed_are_taken_over() -> None:
     lo_up()
     with process() as bystander:
-        network.attach(bystander)  # keeps the bridge, and so the elements of the killed one
+        bridge.attach(bystander)  # keeps the bridge, and so the elements of the killed one
         with process() as killed:
             bindings = ports.bind([Port(container_port=80, host_port=8080)])
-            network.attach(killed, bindings)
+            bridge.attach(killed, bindings)
             for binding in bindings:
                 binding.held.close()
         wait_for_link_to_go("vethac120003")
         with process() as pid:
-            attached = network.attach(pid, ports.bind([Port(container_port=81, host_port=8080)]))
+            attached = bridge.attach(pid, ports.bind([Port(container_port=81, host_port=8080)]))
             assert attached.address == "172.18.0.3"
             with serving(pid, 81, "new"):
                 assert ask("127.0.0.1", 8080).startswith("new")
@@ -199,9 +199,9 @@ def wait_for_link_to_go(name: str) -> None:
 @pytest.mark.kernel()
 def test_repair_takes_away_what_the_killed_left() -> None:
     with process() as pid:
-        network.attach(pid, ports.bind([Port(container_port=80, host_port=8080)]))
+        bridge.attach(pid, ports.bind([Port(container_port=80, host_port=8080)]))
     wait_for_link_to_go("vethac120002")
-    network.repair()
+    bridge.repair()
     assert [name for _, name in socket.if_nameindex()] == ["lo"]
     assert nftables.query("list tables") == []
 
@@ -211,14 +211,14 @@ def test_a_failed_attach_leaves_nothing() -> None:
     with process() as pid:
         taken = ports.bind([Port(container_port=80, host_port=8080)])
         with pytest.raises(nftables.Refused):
-            network.attach(pid, [taken[0]._replace(port=Port(container_port=99999, host_port=8080))])
+            bridge.attach(pid, [taken[0]._replace(port=Port(container_port=99999, host_port=8080))])
         assert not [name for _, name in socket.if_nameindex() if name.startswith("veth")]
 
 
 @pytest.mark.kernel()
 def test_an_address_is_added_once_and_loopback_is_up() -> None:
-    network.add_address("169.254.170.2/32")
-    network.add_address("169.254.170.2/32")
+    bridge.add_address("169.254.170.2/32")
+    bridge.add_address("169.254.170.2/32")
     assert run("ip", "-o", "-4", "address", "show", "dev", "lo").count("169.254.170.2/32") == 1
 
 
@@ -253,18 +253,18 @@ def test_a_subnet_that_is_in_use_is_passed_over() -> None:
     run("ip", "address", "add", "172.18.5.1/24", "dev", "other")
     run("ip", "link", "set", "other", "up")
     with process() as pid:
-        assert network.attach(pid) == Network(
+        assert bridge.attach(pid) == Network(
             address="172.19.0.2",
             prefix=16,
             gateway="172.19.0.1",
             mac="02:42:ac:13:00:02",
             interface="vethac130002",
-            namespace=network.namespace(),
+            namespace=bridge.namespace(),
         )
 
 
 @pytest.mark.kernel()
 def test_the_machine_forwards_once_there_is_a_bridge() -> None:
     with process() as pid:
-        network.attach(pid)
+        bridge.attach(pid)
         assert sysctl("net/ipv4/ip_forward") == "1"

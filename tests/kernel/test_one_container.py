@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from minicontainer import cgroups, containers, engine
+from minicontainer import containers, engine
 from minicontainer.containers import Container, Home, Options
 from minicontainer.linux import procfs
+from minicontainer.runtime import cgroups
 from tests import images
 
 SLEEP = ("sleep", "60")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import runtime
 from minicontainer.errors import Error
 from minicontainer.linux.syscalls import sched_setattr
 from minicontainer.oci.runtime import CpuAffinity, Process
+from minicontainer.runtime import creation, operations, states
 from tests import bundles
 from tests.bundles import Json, sh
 
@@ -38,13 +38,13 @@ def test_the_policy_and_the_priorities_are_the_kernel_s(tmp_path: Path) -> None:
         config["process"]["ioPriority"] = {"class": "IOPRIO_CLASS_BE", "priority": 6}
 
     root, name = str(tmp_path / "states"), f"policy-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
     try:
         assert os.sched_getscheduler(made.pid) == os.SCHED_BATCH
         assert os.getpriority(os.PRIO_PROCESS, made.pid) == 7
         assert ctypes.CDLL(None).syscall(252, 1, made.pid) == 2 << 13 | 6  # ioprio_get
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_what_the_kernel_does_not_know_is_refused_by_its_field(tmp_path: Path, p
 
 def test_an_exec_runs_on_the_cpus_it_is_given(tmp_path: Path) -> None:
     root, name = str(tmp_path / "states"), f"cpus-{os.getpid()}"
-    runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60"))
-    runtime.start(root, name)
+    creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60"))
+    operations.start(root, name)
     reader, writer = os.pipe()
     try:
         process = Process(
@@ -72,12 +72,12 @@ def test_an_exec_runs_on_the_cpus_it_is_given(tmp_path: Path) -> None:
             env=("PATH=/bin",),
             exec_cpu_affinity=CpuAffinity(initial="0", final="0"),
         )
-        pid = runtime.execute(root, name, process, stdio=(reader, writer, writer))
+        pid = creation.execute(root, name, process, stdio=(reader, writer, writer))
         os.close(writer)
         assert bundles.read_all(reader).split() == ["Cpus_allowed_list:", "0"]
         os.waitpid(pid, 0)
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 @pytest.mark.parametrize("user", [False, True])
@@ -100,17 +100,17 @@ def test_an_exec_joins_the_time_namespace(tmp_path: Path) -> None:
         config["linux"]["namespaces"].append({"type": "time"})
 
     root, name = str(tmp_path / "states"), f"time-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
-    runtime.start(root, name)
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+    operations.start(root, name)
     reader, writer = os.pipe()
     try:
         process = Process(args=("readlink", "/proc/self/ns/time"), env=("PATH=/bin",))
-        pid = runtime.execute(root, name, process, stdio=(reader, writer, writer))
+        pid = creation.execute(root, name, process, stdio=(reader, writer, writer))
         os.close(writer)
         assert bundles.read_all(reader).strip() == os.readlink(f"/proc/{made.pid}/ns/time")
         os.waitpid(pid, 0)
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 def test_offsets_need_a_time_namespace_and_a_clock(tmp_path: Path) -> None:
@@ -196,10 +196,10 @@ def test_an_agent_answers_for_the_kernel(tmp_path: Path, no_new_privileges: bool
         os.read(read, 1)
         root, name = str(tmp_path / "states"), "agent"
         made = bundles.bundle(tmp_path, "sh", "-c", "exit $(($PPID == 4711 ? 42 : 1))", edit=edit)
-        state = runtime.create(root, name, made)
-        runtime.start(root, name)
+        state = creation.create(root, name, made)
+        operations.start(root, name)
         status = os.waitstatus_to_exitcode(os.waitpid(state.pid, 0)[1])
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
         os._exit(status)
     thread = _answer(tmp_path / "agent", answers, 4711)
     os.write(write, b"1")
@@ -234,7 +234,7 @@ def test_a_listener_that_cannot_be_is_refused(tmp_path: Path, profile: Json, tex
 def test_an_agent_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Error, match=r"listenerPath .*no such file"):
         bundles.run(tmp_path, "true", edit=lambda config: config["linux"].update(seccomp=_profile(tmp_path / "none")))
-    assert runtime.containers(str(tmp_path / "states")) == []
+    assert states.containers(str(tmp_path / "states")) == []
 
 
 def test_without_a_rule_that_notifies_the_listener_is_not_asked_for(tmp_path: Path) -> None:

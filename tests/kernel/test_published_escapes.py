@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cli, engine, runtime
+from minicontainer import cli, engine
 from minicontainer.containers import Home, Volume
 from minicontainer.errors import Error
 from minicontainer.linux import procfs
+from minicontainer.runtime import states
 from tests import attacks, bundles, images
 from tests.attacks import shell
 from tests.kernel.test_dockerfiles import World, place, world
@@ -340,7 +341,7 @@ def test_the_defaults_are_those_of_the_page(home: Home) -> None:
     status = procfs.status(one.pid)
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert bin(int(status["CapBnd"], 16)).count("1") == 11
-    spec = runtime.recorded_spec(home.runtime, one.id)
+    spec = states.recorded_spec(home.runtime, one.id)
     assert {kind.type for kind in spec.linux.namespaces} == {"pid", "ipc", "uts", "mount", "cgroup", "network", "user"}
     assert spec.linux.resources.pids and spec.linux.resources.pids.limit == 2048
     assert "/proc/interrupts" in spec.linux.masked_paths

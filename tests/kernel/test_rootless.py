@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import network
 from minicontainer.containers import Home
 from minicontainer.linux import flags, procfs, syscalls
+from minicontainer.network import bridge
 from minicontainer.oci.image import ContainerConfig
 from tests import attacks, images
 from tests.kernel.test_escapes import CALLS, HARMLESS, REFUSED, SETTINGS, script_of, told
@@ -257,7 +257,7 @@ def test_a_person_s_container_reaches_what_they_reach_and_nothing_of_the_loopbac
     person = Person(tmp_path)
     tun(tmp_path)
     syscalls.interface_up("lo")
-    network.add_address("198.51.100.1/32")
+    bridge.add_address("198.51.100.1/32")
     (tmp_path / "index.html").write_text("reached\n")
     served = ["/bin/busybox", "httpd", "-f", "-p", "8000", "-h", str(tmp_path)]
     server = subprocess.Popen(served)

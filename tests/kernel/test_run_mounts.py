@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cache_mounts
-from minicontainer.build_options import Secret
+from minicontainer.build import cache_mounts
+from minicontainer.build.options import Secret
 from tests.kernel.test_dockerfiles import Link, World, place, world
 
 __all__ = ["place", "world"]  # the fixtures

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import runtime
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Process, Status, User
 from minicontainer.plan import Explain
+from minicontainer.runtime import creation, operations, states
 from tests import bundles
 from tests.bundles import Json, sh
 
@@ -27,8 +27,8 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
     """A test that fails half-way must leave no container either."""
     yield
     root = str(tmp_path / "states")
-    for state in runtime.containers(root):
-        runtime.delete(root, state.id, force=True)
+    for state in states.containers(root):
+        operations.delete(root, state.id, force=True)
 
 
 def test_the_exit_status_and_the_output_are_the_program_s(tmp_path: Path) -> None:
@@ -82,12 +82,12 @@ def test_no_descriptor_leaks_into_the_program(tmp_path: Path) -> None:
     leak = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(leak, True)
     root, name = str(tmp_path / "states"), f"fds-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60"))
-    runtime.start(root, name)
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60"))
+    operations.start(root, name)
     try:
         assert sorted(os.listdir(f"/proc/{made.pid}/fd")) == ["0", "1", "2"]
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 def test_preserved_descriptors_reach_the_program(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_namespaces_of_another_container_are_joined_with_its_user_namespace(tmp_
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     root = str(tmp_path / "states")
-    first = runtime.create(
+    first = creation.create(
         root, f"pod-{os.getpid()}", bundles.bundle(tmp_path / "one", "sleep", "60", edit=bundles.user_namespace)
     )
 
@@ -279,7 +279,7 @@ def test_namespaces_of_another_container_are_joined_with_its_user_namespace(tmp_
         assert int(said.split()[0]) > 1
         assert os.readlink(f"/proc/{first.pid}/ns/user") in said
     finally:
-        runtime.delete(root, first.id, force=True)
+        operations.delete(root, first.id, force=True)
 
 
 @pytest.mark.parametrize(
@@ -311,50 +311,50 @@ def test_a_program_that_the_kernel_refuses_is_told_at_start(tmp_path: Path) -> N
 
 def test_status_follows_the_truth(tmp_path: Path) -> None:
     root, name = str(tmp_path / "states"), f"life-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60"), pid_file=str(tmp_path / "pid"))
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60"), pid_file=str(tmp_path / "pid"))
     assert (tmp_path / "pid").read_text() == str(made.pid)
-    assert runtime.state(root, name).status is Status.CREATED
-    assert [state.id for state in runtime.containers(root)] == [name]
-    runtime.start(root, name)
-    assert runtime.state(root, name).status is Status.RUNNING
-    with pytest.raises(runtime.WrongStatus, match="running, not created"):
-        runtime.start(root, name)
-    with pytest.raises(runtime.WrongStatus, match="not stopped"):
-        runtime.delete(root, name)
+    assert states.state(root, name).status is Status.CREATED
+    assert [state.id for state in states.containers(root)] == [name]
+    operations.start(root, name)
+    assert states.state(root, name).status is Status.RUNNING
+    with pytest.raises(states.WrongStatus, match="running, not created"):
+        operations.start(root, name)
+    with pytest.raises(states.WrongStatus, match="not stopped"):
+        operations.delete(root, name)
     with pytest.raises(Error, match="exists already"):
-        runtime.create(root, name, str(tmp_path))
-    runtime.pause(root, name)
-    assert runtime.state(root, name).status is Status.PAUSED
-    runtime.resume(root, name)
-    runtime.kill(root, name, signal.SIGKILL)
+        creation.create(root, name, str(tmp_path))
+    operations.pause(root, name)
+    assert states.state(root, name).status is Status.PAUSED
+    operations.resume(root, name)
+    operations.kill(root, name, signal.SIGKILL)
     os.waitpid(made.pid, 0)
-    assert runtime.state(root, name).status is Status.STOPPED
-    with pytest.raises(runtime.WrongStatus, match="not running"):
-        runtime.kill(root, name, signal.SIGTERM)
-    runtime.delete(root, name)
-    with pytest.raises(runtime.NoSuchContainer):
-        runtime.delete(root, name)
-    runtime.delete(root, name, force=True)
+    assert states.state(root, name).status is Status.STOPPED
+    with pytest.raises(states.WrongStatus, match="not running"):
+        operations.kill(root, name, signal.SIGTERM)
+    operations.delete(root, name)
+    with pytest.raises(states.NoSuchContainer):
+        operations.delete(root, name)
+    operations.delete(root, name, force=True)
 
 
 def test_a_zombie_is_stopped(tmp_path: Path) -> None:
     root, name = str(tmp_path / "states"), f"zombie-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "true"))
-    runtime.start(root, name)
+    made = creation.create(root, name, bundles.bundle(tmp_path, "true"))
+    operations.start(root, name)
     os.waitid(os.P_PID, made.pid, os.WEXITED | os.WNOWAIT)
-    assert runtime.state(root, name).status is Status.STOPPED
+    assert states.state(root, name).status is Status.STOPPED
     os.waitpid(made.pid, 0)
-    runtime.delete(root, name)
+    operations.delete(root, name)
 
 
 def test_delete_leaves_no_cgroup_mount_or_process(tmp_path: Path) -> None:
     before = procfs.mountinfo()
     root, name = str(tmp_path / "states"), f"gone-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sh", "-c", "sleep 60 & sleep 60"))
-    runtime.start(root, name)
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sh", "-c", "sleep 60 & sleep 60"))
+    operations.start(root, name)
     directories = list(made.cgroups.values())
     assert all(map(os.path.isdir, directories))
-    runtime.delete(root, name, force=True)
+    operations.delete(root, name, force=True)
     assert not any(map(os.path.exists, directories))
     assert not (tmp_path / "states" / name).exists()
     assert [mount.target for mount in procfs.mountinfo()] == [mount.target for mount in before]
@@ -377,19 +377,19 @@ def test_after_the_creator_is_killed_delete_cleans_up(tmp_path: Path) -> None:
     made = bundles.bundle(tmp_path, "sleep", "60")
     creator = os.fork()
     if creator == 0:
-        original = runtime.cgroups.join
+        original = creation.cgroups.join
 
         def die(*_: object) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        runtime.cgroups.join = die  # type: ignore[assignment]  # the moment at which the creator is killed
+        creation.cgroups.join = die  # type: ignore[assignment]  # the moment at which the creator is killed
         assert original
-        runtime.create(root, name, made)
+        creation.create(root, name, made)
         os._exit(1)
     os.waitpid(creator, 0)
-    assert runtime.state(root, name).status is Status.CREATING
-    directories = runtime.state(root, name).cgroups
-    runtime.delete(root, name, force=True)
+    assert states.state(root, name).status is Status.CREATING
+    directories = states.state(root, name).cgroups
+    operations.delete(root, name, force=True)
     assert not any(map(os.path.exists, directories.values()))
     assert not (tmp_path / "states" / name).exists()
 
@@ -399,28 +399,28 @@ def test_the_child_dies_with_its_supervisor(tmp_path: Path) -> None:
     made = bundles.bundle(tmp_path, "sleep", "60")
     supervisor = os.fork()
     if supervisor == 0:
-        runtime.create(root, name, made, parent_death_signal=signal.SIGKILL)
-        runtime.start(root, name)
+        creation.create(root, name, made, parent_death_signal=signal.SIGKILL)
+        operations.start(root, name)
         signal.pause()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
-            if runtime.state(root, name).status is Status.RUNNING:
+            if states.state(root, name).status is Status.RUNNING:
                 break
-        except runtime.NoSuchContainer:
+        except states.NoSuchContainer:
             pass
         time.sleep(0.01)
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
-    while time.monotonic() < deadline and runtime.state(root, name).status is not Status.STOPPED:
+    while time.monotonic() < deadline and states.state(root, name).status is not Status.STOPPED:
         time.sleep(0.01)
-    assert runtime.state(root, name).status is Status.STOPPED
-    runtime.delete(root, name)
+    assert states.state(root, name).status is Status.STOPPED
+    operations.delete(root, name)
 
 
 def _execute(root: str, name: str, process: Process) -> tuple[int, str]:
     reader, writer = os.pipe()
-    pid = runtime.execute(root, name, process, stdio=(reader, writer, writer))
+    pid = creation.execute(root, name, process, stdio=(reader, writer, writer))
     os.close(writer)
     said = bundles.read_all(reader)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
@@ -429,8 +429,8 @@ def _execute(root: str, name: str, process: Process) -> tuple[int, str]:
 @pytest.mark.parametrize("edit", [None, bundles.user_namespace])
 def test_a_further_process_shares_namespaces_and_cgroup(tmp_path: Path, edit: bundles.Edit | None) -> None:
     root, name = str(tmp_path / "states"), f"exec-{os.getpid()}"
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
-    runtime.start(root, name)
+    made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "60", edit=edit))
+    operations.start(root, name)
     try:
         user = User(uid=1000, gid=1000, additional_gids=(7,))
         script = "id; for n in mnt pid net ipc uts cgroup user; do ls -l /proc/self/ns/$n; done; exit 5"
@@ -442,11 +442,11 @@ def test_a_further_process_shares_namespaces_and_cgroup(tmp_path: Path, edit: bu
             assert os.readlink(f"/proc/{made.pid}/ns/{kind}") in said
         with pytest.raises(CommandNotFound):
             _execute(root, name, Process(args=("/nope",)))
-        runtime.pause(root, name)
-        with pytest.raises(runtime.WrongStatus, match="paused"):
+        operations.pause(root, name)
+        with pytest.raises(states.WrongStatus, match="paused"):
             _execute(root, name, process)
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 def test_a_terminal_of_its_own_is_sent_through_the_socket(tmp_path: Path) -> None:
@@ -458,18 +458,18 @@ def test_a_terminal_of_its_own_is_sent_through_the_socket(tmp_path: Path) -> Non
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(tmp_path / "console"))
         listening.listen()
-        state = runtime.create(root, name, made, console_socket=str(tmp_path / "console"))
+        state = creation.create(root, name, made, console_socket=str(tmp_path / "console"))
         connection, _ = listening.accept()
         _, (master,), _, _ = socket.recv_fds(connection, 100, 1)
         connection.close()
-    runtime.start(root, name)
+    operations.start(root, name)
     said = b""
     try:
         while part := os.read(master, 1000):
             said += part
     except OSError:  # EIO: nobody has the other side any more
         assert os.waitstatus_to_exitcode(os.waitpid(state.pid, 0)[1]) == 0
-    runtime.delete(root, name)
+    operations.delete(root, name)
     assert said.startswith(b"/dev/pts/0\r\n33 99\r\n")
 
 
@@ -497,7 +497,7 @@ def test_a_field_that_is_not_honoured_is_refused_by_name(tmp_path: Path) -> None
 
 def test_the_record_is_what_the_specification_says(tmp_path: Path) -> None:
     root, name = str(tmp_path / "states"), f"record-{os.getpid()}"
-    runtime.create(root, name, bundles.bundle(tmp_path, "true"))
+    creation.create(root, name, bundles.bundle(tmp_path, "true"))
     recorded = json.loads((tmp_path / "states" / name / "state.json").read_text())
-    runtime.delete(root, name, force=True)
+    operations.delete(root, name, force=True)
     assert {"ociVersion", "id", "status", "pid", "bundle"} <= set(recorded)

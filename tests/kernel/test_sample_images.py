@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import build, engine
-from minicontainer.build import Request
+from minicontainer import engine
+from minicontainer.build import builder
+from minicontainer.build.builder import Request
+from minicontainer.build.progress import Progress
 from minicontainer.containers import Home
-from minicontainer.progress import Progress
 
 IMAGES = Path(__file__).parents[2] / "images"
 TASK = {
@@ -56,7 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     for directory, tag in ((context, "busybox"), (IMAGES / "web", "web"), (IMAGES / "hungry", "hungry"),
                            (IMAGES / "cron", "cron")):  # fmt: skip
         request = Request(context=str(directory), tags=(tag,), network="none")
-        build.build(home, request, Progress(io.StringIO()))
+        builder.build(home, request, Progress(io.StringIO()))
     return home
 
 
@@ -174,13 +175,13 @@ if os.environ.get("LONG"):
         subprocess.run([IMAGES / "debian" / "rootfs"], check=True)
         home = engine.home(str(tmp_path_factory.mktemp("debian")))
         request = Request(context=str(IMAGES / "debian"), tags=("debian",), network="none")
-        build.build(home, request, Progress(io.StringIO()))
+        builder.build(home, request, Progress(io.StringIO()))
         return home
 
     @pytest.mark.parametrize("name", DEBIAN)
     def test_an_image_on_debian_runs(debian: Home, name: str) -> None:
         request = Request(context=str(IMAGES / name), tags=(name,), network="host", contexts={"apt": "/etc/apt"})
-        build.build(debian, request, Progress(io.StringIO()))
+        builder.build(debian, request, Progress(io.StringIO()))
         container = engine.create(debian, engine.Options(image=name, network="none"))
         engine.start(debian, container.id)
         words, answer = DEBIAN[name]

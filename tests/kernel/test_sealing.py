@@ -52,7 +52,7 @@ def test_a_container_that_runs_its_runtime_cannot_write_to_it(tmp_path: Path) ->
     """The way of CVE-2019-5736: the program of the image is the runtime's own, by /proc/self/exe."""
     bundles.bundle(tmp_path, "/escape")
     (tmp_path / "rootfs/escape").symlink_to("/proc/self/exe")
-    command = [sys.executable, "-m", "minicontainer.runtime_main", "--root", str(tmp_path / "states"), "run", "escape"]
+    command = [sys.executable, "-m", "minicontainer.runtime.main", "--root", str(tmp_path / "states"), "run", "escape"]
     said = subprocess.run(
         command,
         cwd=tmp_path,

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from minicontainer import shared_cache
 from minicontainer.arguments import UsageError
-from minicontainer.build_cache import Layer
+from minicontainer.build import shared_cache
+from minicontainer.build.cache import Layer
+from minicontainer.build.shared_cache import Place, fetch
+from minicontainer.build.stages import PATH
+from minicontainer.image.store import Store
 from minicontainer.oci import image
 from minicontainer.oci.image import ContainerConfig, Descriptor, Manifest
-from minicontainer.shared_cache import Place, fetch
-from minicontainer.stages import PATH
-from minicontainer.store import Store
 from tests import images, registries
 from tests.kernel.test_dockerfiles import Files, World, home, place, world
 

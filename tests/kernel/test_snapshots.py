@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import pytest
 
-from minicontainer import layer_blobs, overlays, snapshots
-from minicontainer.changesets import Limits
 from minicontainer.errors import Error
+from minicontainer.image import layer_blobs, overlays, snapshots
+from minicontainer.image.changesets import Limits
+from minicontainer.image.store import Store
 from minicontainer.linux import syscalls
 from minicontainer.linux.flags import CLONE_NEWUSER, MNT_DETACH, MS_REMOUNT
 from minicontainer.oci.image import LAYER_GZIP, Descriptor, ImageConfig, Manifest
 from minicontainer.oci.runtime import IdMapping
-from minicontainer.store import Store
 
 HOST = 100_000
 MAPPING = (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import runtime
 from minicontainer.errors import Error
+from minicontainer.runtime import creation, operations, states
 from tests import bundles
 from tests.bundles import Json, sh
 
@@ -22,26 +22,26 @@ def _named(kind: str) -> str:
 
 def test_create_runs_nothing_and_start_runs_it(tmp_path: Path) -> None:
     root, name = str(tmp_path / "states"), _named("create")
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "touch", "/ran"))
+    made = creation.create(root, name, bundles.bundle(tmp_path, "touch", "/ran"))
     try:
         assert not (tmp_path / "rootfs/ran").exists()
-        runtime.start(root, name)
+        operations.start(root, name)
         os.waitpid(made.pid, 0)
         assert (tmp_path / "rootfs/ran").exists()
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 def test_a_config_json_that_changes_after_create_changes_nothing(tmp_path: Path) -> None:
     root, name = str(tmp_path / "states"), _named("config")
-    made = runtime.create(root, name, bundles.bundle(tmp_path, "touch", "/old"))
+    made = creation.create(root, name, bundles.bundle(tmp_path, "touch", "/old"))
     try:
         bundles.bundle(tmp_path, "touch", "/new")
-        runtime.start(root, name)
+        operations.start(root, name)
         os.waitpid(made.pid, 0)
         assert sorted(path.name for path in (tmp_path / "rootfs").iterdir() if path.name in ("old", "new")) == ["old"]
     finally:
-        runtime.delete(root, name, force=True)
+        operations.delete(root, name, force=True)
 
 
 def test_mounts_are_made_in_their_order_and_relative_paths_begin_at_the_bundle(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_path_of_a_namespace_must_be_one_of_its_type(tmp_path: Path) -> None:
 
         with pytest.raises((Error, OSError), match=r"is no network namespace|No such file|not an absolute path"):
             bundles.run(tmp_path, "true", edit=edit)
-    assert runtime.containers(str(tmp_path / "states")) == []
+    assert states.containers(str(tmp_path / "states")) == []
 
 
 def test_a_namespace_that_is_not_listed_is_the_caller_s(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_unknown_capability_is_a_warning_that_names_it(tmp_path: Path) -> Non
     def edit(config: Json) -> None:
         config["process"]["capabilities"]["bounding"] = ["CAP_KILL", "CAP_LUCK"]
 
-    command = [sys.executable, "-m", "minicontainer.runtime_cli", "--root", str(tmp_path / "states")]
+    command = [sys.executable, "-m", "minicontainer.runtime.cli", "--root", str(tmp_path / "states")]
     command += ["--log", str(tmp_path / "log"), "--log-format", "json", "run"]
     command += ["--bundle", bundles.bundle(tmp_path, "true", edit=edit), _named("capability")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -160,7 +160,7 @@ def test_what_the_specification_forbids_is_refused_by_its_field(
 ) -> None:
     with pytest.raises(Error, match=text):
         bundles.run(tmp_path, "true", edit=lambda config: config["linux"].update({field: value}))
-    assert runtime.containers(str(tmp_path / "states")) == []
+    assert states.containers(str(tmp_path / "states")) == []
 
 
 def test_delete_leaves_what_create_has_not_made(tmp_path: Path) -> None:

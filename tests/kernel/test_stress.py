@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cgroups, runtime
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Status
+from minicontainer.runtime import cgroups, creation, operations, states
 from tests import bundles
 
 pytestmark = pytest.mark.kernel()
@@ -56,7 +56,7 @@ class Cycle:
             self._call = lambda *_: None  # type: ignore[method-assign]  # it is gone: no need to ask again
 
     def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "minicontainer.runtime_cli", "--root", str(self.directory / "states"), *arguments]
+        return [sys.executable, "-m", "minicontainer.runtime.cli", "--root", str(self.directory / "states"), *arguments]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": ROOT}
@@ -82,7 +82,7 @@ def test_nothing_is_left_of_many_lives_cut_short(tmp_path: Path) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         said = list(pool.map(lambda number: Cycle(tmp_path, number).run(), range(CYCLES)))
     assert [text for text in said if text] == []
-    assert runtime.containers(str(tmp_path / "states")) == []
+    assert states.containers(str(tmp_path / "states")) == []
     assert [path.name for path in (tmp_path / "states").iterdir() if not path.name.startswith(".")] == []
     name = f"stress-{os.getpid()}-"
     found = cgroups.hierarchies()
@@ -99,17 +99,17 @@ def test_a_state_is_true_whatever_was_killed(tmp_path: Path) -> None:
     """After a start that was killed the container is created, running or stopped, and says which."""
     root, name = str(tmp_path / "states"), f"stress-state-{os.getpid()}"
     for turn in range(10):
-        made = runtime.create(root, name, bundles.bundle(tmp_path, "sleep", "600"))
-        command = [sys.executable, "-m", "minicontainer.runtime_cli", "--root", root, "start", name]
+        made = creation.create(root, name, bundles.bundle(tmp_path, "sleep", "600"))
+        command = [sys.executable, "-m", "minicontainer.runtime.cli", "--root", root, "start", name]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
                 process.wait(turn * 0.02)
             except subprocess.TimeoutExpired:
                 process.kill()
-        status = runtime.state(root, name).status
+        status = states.state(root, name).status
         assert status in (Status.CREATED, Status.RUNNING)
         if status is Status.CREATED:
-            runtime.start(root, name)
-        assert runtime.state(root, name).status is Status.RUNNING
-        runtime.delete(root, name, force=True)
+            operations.start(root, name)
+        assert states.state(root, name).status is Status.RUNNING
+        operations.delete(root, name, force=True)
         os.waitpid(made.pid, 0)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from minicontainer import cgroups, events, runtime, states, update
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import resources_from_json
+from minicontainer.runtime import cgroups, creation, events, operations, states, update
 from tests import bundles
 from tests.bundles import Json
 
@@ -29,8 +29,8 @@ class Box:
     def __init__(self, directory: Path, edit: bundles.Edit | None = None, *command: str) -> None:
         self.root, self.name = str(directory / "states"), f"{next(NAMES)}-{os.getpid()}"
         made = bundles.bundle(directory, *(command or ("sleep", "600")), edit=edit)
-        self.made = runtime.create(self.root, self.name, made)
-        runtime.start(self.root, self.name)
+        self.made = creation.create(self.root, self.name, made)
+        operations.start(self.root, self.name)
 
     def change(self, json: Json) -> None:
         update.change(self.root, self.name, resources_from_json(json))
@@ -42,7 +42,7 @@ class Box:
         return self
 
     def __exit__(self, *_: object) -> None:
-        runtime.delete(self.root, self.name, force=True)
+        operations.delete(self.root, self.name, force=True)
 
 
 def _box(tmp_path: Path) -> Box:
@@ -77,10 +77,10 @@ def test_memory_and_swap_go_up_and_down_together(tmp_path: Path) -> None:
 
 def test_a_paused_container_is_updated_and_stays_paused(tmp_path: Path) -> None:
     with _box(tmp_path) as box:
-        runtime.pause(box.root, box.name)
+        operations.pause(box.root, box.name)
         box.change({"pids": {"limit": 12}})
         assert box.limits().pids == 12
-        assert runtime.state(box.root, box.name).status == "paused"
+        assert states.state(box.root, box.name).status == "paused"
 
 
 def test_a_limit_below_what_is_used_is_refused_if_it_is_to_be_checked(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_what_is_recorded_is_what_holds(tmp_path: Path) -> None:
 
 def test_a_stopped_container_is_not_updated(tmp_path: Path) -> None:
     with _box(tmp_path) as box:
-        runtime.kill(box.root, box.name, signal.SIGKILL)
+        operations.kill(box.root, box.name, signal.SIGKILL)
         os.waitpid(box.made.pid, 0)
-        with pytest.raises(runtime.WrongStatus, match="stopped"):
+        with pytest.raises(states.WrongStatus, match="stopped"):
             box.change({"pids": {"limit": 5}})
 
 
@@ -215,7 +215,7 @@ def test_what_is_no_interval_is_refused(text: str) -> None:
 
 
 def _call(box: Box, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "minicontainer.runtime_cli", "--root", box.root, *arguments]
+    command = [sys.executable, "-m", "minicontainer.runtime.cli", "--root", box.root, *arguments]
     return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
 
@@ -270,7 +270,7 @@ def test_sockets_of_systemd_reach_the_program(tmp_path: Path) -> None:
     made = bundles.bundle(tmp_path, "sh", "-c", script)
     name = f"listen-{os.getpid()}"
     os.dup2(os.open("/dev/null", os.O_RDONLY), 3, inheritable=True)
-    command = [sys.executable, "-m", "minicontainer.runtime_cli", "--root", str(tmp_path / "states"), "run"]
+    command = [sys.executable, "-m", "minicontainer.runtime.cli", "--root", str(tmp_path / "states"), "run"]
     shell = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
     done = subprocess.run(
         ["sh", "-c", shell, "sh", *command, "--bundle", made, name], capture_output=True, text=True, pass_fds=[3]

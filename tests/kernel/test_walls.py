@@ -253,10 +253,10 @@ def test_an_id_that_is_a_path_is_no_container(home: Home, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["../x", ".x", "..", "a/b", "a\nb", "", "a b"])
 def test_an_id_that_is_a_path_is_no_bundle_s(tmp_path: Path, name: str) -> None:
-    from minicontainer import runtime
+    from minicontainer.runtime import creation
 
     with pytest.raises(Error, match="container id"):
-        runtime.create(str(tmp_path / "states"), name, bundles.bundle(tmp_path, "true"))
+        creation.create(str(tmp_path / "states"), name, bundles.bundle(tmp_path, "true"))
     assert not (tmp_path / "x").exists()
 
 

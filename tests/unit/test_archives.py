@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicontainer import archives, layers
-from minicontainer import tar as fast
-from minicontainer.archives import Content, InvalidLayer, Member
+from minicontainer.image import archives, layers
+from minicontainer.image import tar as fast
+from minicontainer.image.archives import Content, InvalidLayer, Member
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "200"))  # the same ones each time; others and more by EXAMPLES=100000
 READERS: dict[str, Callable[[io.BytesIO], Iterator[tuple[Member, Content]]]] = {

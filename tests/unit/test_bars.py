@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from minicontainer.bars import Progress
+from minicontainer.registry.bars import Progress
 
 ONE, TWO = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
 

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import build, build_options, cli
-from minicontainer.build import BuildError, Request
-from minicontainer.build_cache import Cache, Layer, clamp_times, drop_unchanged, entries
-from minicontainer.build_contexts import prepared, read_dockerfile
-from minicontainer.build_copies import _destination
-from minicontainer.build_runs import _script, _without_proxies
+from minicontainer import cli
+from minicontainer.build import builder, options
+from minicontainer.build.builder import BuildError, Request
+from minicontainer.build.cache import Cache, Layer, clamp_times, drop_unchanged, entries
+from minicontainer.build.context_sources import prepared, read_dockerfile
+from minicontainer.build.copies import _destination
+from minicontainer.build.dockerfile import Dockerfile, Instruction, parse
+from minicontainer.build.runs import _script, _without_proxies
+from minicontainer.build.stages import Refused, State
+from minicontainer.build.workbench import read_ignore
 from minicontainer.containers import Home
-from minicontainer.dockerfile import Dockerfile, Instruction, parse
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER_GZIP, ContainerConfig, Descriptor
-from minicontainer.stages import Refused, State
-from minicontainer.store import Store
-from minicontainer.workbench import read_ignore
 
 
 def instruction(text: str) -> Instruction:
@@ -142,9 +143,9 @@ def test_the_command_refuses_what_it_cannot_read(
 def test_a_build_arg_without_a_value_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIVEN", "v")
     monkeypatch.delenv("ABSENT", raising=False)
-    assert build_options.from_environment("GIVEN") == ("GIVEN", "v")
-    assert build_options.from_environment("ABSENT") is None
-    assert build_options.from_environment("A=b=c") == ("A", "b=c")
+    assert options.from_environment("GIVEN") == ("GIVEN", "v")
+    assert options.from_environment("ABSENT") is None
+    assert options.from_environment("A=b=c") == ("A", "b=c")
 
 
 def test_directories_of_dead_builds_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_directories_of_dead_builds_are_removed_and_of_living_ones_kept(tmp_path
     (work / "alive").mkdir()
     held = os.open(work / "alive", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    with build._scratch_directory(Home(data=str(tmp_path))) as path:
+    with builder._scratch_directory(Home(data=str(tmp_path))) as path:
         assert sorted(os.listdir(work)) == sorted(["alive", os.path.basename(path)])
     assert os.listdir(work) == ["alive"]
     os.close(held)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from minicontainer import stages
-from minicontainer.build_checks import EXPERIMENTAL, RULES, Known, check
-from minicontainer.dockerfile import parse
+from minicontainer.build import stages
+from minicontainer.build.checks import EXPERIMENTAL, RULES, Known, check
+from minicontainer.build.dockerfile import parse
+from minicontainer.build.patterns import parse_ignore
 from minicontainer.oci.image import Platform
-from minicontainer.patterns import parse_ignore
 
 IMAGES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "base": ("linux/amd64", {"JAVA_HOME": "/java"}),

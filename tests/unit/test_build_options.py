@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import build_options, cli
+from minicontainer import cli
 from minicontainer.arguments import Command, UsageError, parse
-from minicontainer.build_command import request
-from minicontainer.build_options import FLAGS, Secret
-from minicontainer.build_outputs import Output, output
+from minicontainer.build import options
+from minicontainer.build.command import request
+from minicontainer.build.options import FLAGS, Secret
+from minicontainer.build.outputs import Output, output
+from minicontainer.build.workbench import Request
 from minicontainer.containers import Ulimit
 from minicontainer.oci.image import Platform
-from minicontainer.workbench import Request
 
 
 def asked(*words: str) -> Request:
@@ -57,27 +58,27 @@ def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "id=file": ("file", Secret(file=f"{tmp_path}/file")),
         '"id=a","src=file"': ("a", Secret(file=f"{tmp_path}/file")),
     }
-    assert {text: build_options.secret(text) for text in table} == table
+    assert {text: options.secret(text) for text in table} == table
 
 
 @pytest.mark.parametrize("text", ["", "src=file", "id=a,src=x,env=y", "id=a,type=other", "id=a,colour=red", "id=none"])
 def test_what_is_no_secret_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--secret"):
-        build_options.secret(text)
+        options.secret(text)
 
 
 def test_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/agent")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/other")
-        assert build_options.agent("default") == ("default", "/agent")
-        assert build_options.agent(f"work={tmp_path}/other") == ("work", f"{tmp_path}/other")
+        assert options.agent("default") == ("default", "/agent")
+        assert options.agent(f"work={tmp_path}/other") == ("work", f"{tmp_path}/other")
     (tmp_path / "key").touch()
     with pytest.raises(UsageError, match="key is a file; give its key to an agent: ssh-add"):
-        build_options.agent(f"default={tmp_path}/key")
+        options.agent(f"default={tmp_path}/key")
     monkeypatch.delenv("SSH_AUTH_SOCK")
     with pytest.raises(UsageError, match=r"SSH_AUTH_SOCK is not set; try: eval \$\(ssh-agent\), or --ssh a=SOCKET"):
-        build_options.agent("a")
+        options.agent("a")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minicontainer.build_reasons import Reasons, differences
+from minicontainer.build.reasons import Reasons, differences
 
 RUN: dict[str, Any] = {
     "layers below": "sha256:1",

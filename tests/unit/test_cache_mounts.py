@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cache_mounts
+from minicontainer.build import cache_mounts
 
 
 def fill(directory: str) -> None:

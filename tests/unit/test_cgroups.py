@@ -2,10 +2,10 @@
 
 import pytest
 
-from minicontainer import cgroups
-from minicontainer.cgroups import Hierarchies
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import Spec
+from minicontainer.runtime import cgroups
+from minicontainer.runtime.cgroups import Hierarchies
 from tests import bundles
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from minicontainer.checks import check, check_process
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import Process, Spec
+from minicontainer.runtime.checks import check, check_process
 from tests import bundles
 
 Json = dict[str, Any]

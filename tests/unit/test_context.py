@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicontainer import context
-from minicontainer.context import Digests, Entry, Tree, fingerprint
-from minicontainer.patterns import parse_ignore
+from minicontainer.build import context
+from minicontainer.build.context import Digests, Entry, Tree, fingerprint
+from minicontainer.build.patterns import parse_ignore
 
 
 @pytest.fixture

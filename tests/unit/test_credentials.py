@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import credentials
-from minicontainer.credentials import Credentials
 from minicontainer.errors import Error
+from minicontainer.registry import credentials
+from minicontainer.registry.credentials import Credentials
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer.devices import line, program, rules_of, transition
 from minicontainer.oci.runtime import DeviceRule, Resources
+from minicontainer.runtime.devices import line, program, rules_of, transition
 
 
 def test_device_rules_for_version_1() -> None:

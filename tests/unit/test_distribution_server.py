@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from minicontainer.credentials import Credentials
+from minicontainer.image.store import DOCUMENT_LIMIT
 from minicontainer.oci import image
-from minicontainer.store import DOCUMENT_LIMIT
+from minicontainer.registry.credentials import Credentials
 from tests import registries
 
 BASIC = Credentials(user=registries.USER, password=registries.PASSWORD).basic

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer.dockerfile import INSTRUCTIONS, BuildError, Heredoc, Instruction, heredoc, parse
+from minicontainer.build.dockerfile import INSTRUCTIONS, BuildError, Heredoc, Instruction, heredoc, parse
 
 
 def one(text: str) -> Instruction:

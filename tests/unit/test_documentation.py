@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minicontainer import cli, runtime_cli
-from minicontainer.dockerfile import INSTRUCTIONS
+from minicontainer import cli
+from minicontainer.build.dockerfile import INSTRUCTIONS
+from minicontainer.runtime import cli as runtime_cli
 from miniecs import acs, demo, placement, server
 from miniecs import cli as miniecs_cli
 from miniecs.api import services

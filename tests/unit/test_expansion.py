@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer.expansion import ExpansionError, expand, expand_document, expand_words, shell_pattern, split
+from minicontainer.build.expansion import ExpansionError, expand, expand_document, expand_words, shell_pattern, split
 
 VARIABLES = {"set": "value", "empty": "", "path": "/usr/local/lib/x.tar.gz", "two": "a b"}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicontainer.file_modes import changed, is_mode
+from minicontainer.build.file_modes import changed, is_mode
 
 
 @pytest.mark.parametrize(

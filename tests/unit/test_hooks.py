@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from minicontainer import hooks
 from minicontainer.oci.runtime import Hook, State, Status
+from minicontainer.runtime import hooks
 
 STATE = State(oci_version="1.0.2", id="box", status=Status.CREATING, bundle="/b", annotations={"a": "b"}, start_time=7)
 

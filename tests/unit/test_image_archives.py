@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import image_archives
 from minicontainer.containers import Home, home
 from minicontainer.errors import Error, ImageNotFound
-from minicontainer.image_archives import InvalidArchive
+from minicontainer.image import image_archives
+from minicontainer.image.image_archives import InvalidArchive
+from minicontainer.image.store import Store
 from minicontainer.oci.image import ContainerConfig
-from minicontainer.store import Store
 from tests import images
 
 CONFIG = ContainerConfig(cmd=("sh",), labels={"a": "b"})

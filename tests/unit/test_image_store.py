@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minicontainer.errors import Error, ImageNotFound
+from minicontainer.image.store import DOCUMENT_LIMIT, Store
 from minicontainer.oci import image
 from minicontainer.oci.image import LAYER, Descriptor, ImageConfig, InvalidImage, Platform
-from minicontainer.store import DOCUMENT_LIMIT, Store
 
 
 @pytest.fixture

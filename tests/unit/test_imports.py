@@ -16,10 +16,12 @@ ALLOWED = {
 }
 # The closure of `create`, `start`, `state`, `kill`, `delete`.
 CLOSURE = [
-    *("runtime_cli", "runtime", "states", "init", "sealing", "rootfs", "cgroups", "checks", "seccomp", "plan"),
-    *("oci.runtime", "linux.syscalls", "linux.flags", "linux.procfs", "linux.processes", "files", "errors"),
-    *("values", "json_documents", "last_words", "operations", "oci.fields", "resources", "devices", "program"),
-    *("mount_options", "runtime_options"),
+    *("runtime.cgroups", "runtime.checks", "runtime.cli", "runtime.creation", "runtime.devices", "runtime.init"),
+    *("runtime.mount_options", "runtime.operations", "runtime.options", "runtime.program", "runtime.resources"),
+    *("runtime.rootfs", "runtime.sealing", "runtime.seccomp", "runtime.states"),
+    *("errors", "files", "json_documents", "last_words", "plan", "values"),
+    *("oci.fields", "oci.runtime"),
+    *("linux.flags", "linux.processes", "linux.procfs", "linux.syscalls"),
 ]
 # What the allowed ones bring along on CPython 3.11 to 3.13; a further one costs every start.
 BROUGHT = {
@@ -52,40 +54,51 @@ def test_a_module_of_the_runtime_path_imports_only_what_is_allowed(name: str) ->
 
 
 def test_the_runtime_loads_its_closure_and_what_that_brings_and_no_more() -> None:
-    loaded = _loaded("from minicontainer import runtime_cli, runtime")
+    loaded = _loaded("from minicontainer.runtime import cli, creation")
     ours = {name.removeprefix("minicontainer.") for name in loaded if name.startswith("minicontainer.")}
-    assert ours <= {*CLOSURE, "linux", "oci"}
+    assert ours <= {*CLOSURE, "linux", "oci", "runtime"}
     foreign = {name.partition(".")[0] for name in loaded} - {"minicontainer"}
     assert foreign - {name.partition(".")[0] for name in ALLOWED} - BROUGHT == set()
 
 
 def test_the_command_line_alone_loads_next_to_nothing() -> None:
-    loaded = _loaded("from minicontainer import runtime_cli; runtime_cli.main(['--version'])")
-    assert "minicontainer.runtime" not in loaded
+    loaded = _loaded("from minicontainer.runtime import cli; cli.main(['--version'])")
+    assert "minicontainer.runtime.creation" not in loaded
     assert "ctypes" not in loaded
     assert "json" not in loaded
 
 
 def test_sealing_comes_before_the_rest_is_loaded() -> None:
-    loaded = _loaded("from minicontainer import runtime_main")
+    loaded = _loaded("from minicontainer.runtime import main")
     assert {name for name in loaded if name.startswith("minicontainer.")} == {
-        "minicontainer.runtime_main",
+        "minicontainer.runtime",
+        "minicontainer.runtime.main",
         "minicontainer.values",
     }
 
 
 @pytest.mark.parametrize("command", ["start", "kill", "delete", "state", "pause", "resume", "list", "ps"])
 def test_what_makes_no_process_loads_nothing_that_makes_one(command: str) -> None:
-    call = f"runtime_cli.all_commands()[{command!r}].function(runtime_cli.Options({{'root': ['/nowhere']}}, []), one)"
-    statement = "from minicontainer import runtime_cli; one = runtime_cli.Options({}, ['none'])\n"
+    call = f"cli.all_commands()[{command!r}].function(cli.Options({{'root': ['/nowhere']}}, []), one)"
+    statement = "from minicontainer.runtime import cli; one = cli.Options({}, ['none'])\n"
     loaded = _loaded(f"{statement}try: {call}\nexcept Exception: pass\nsys.stdout.flush()")
-    assert "minicontainer.states" in loaded
-    assert loaded & {"ctypes", "prctl", "minicontainer.runtime", "minicontainer.init", "minicontainer.rootfs"} == set()
+    assert "minicontainer.runtime.states" in loaded
+    assert (
+        loaded
+        & {
+            "ctypes",
+            "prctl",
+            "minicontainer.runtime.creation",
+            "minicontainer.runtime.init",
+            "minicontainer.runtime.rootfs",
+        }
+        == set()
+    )
 
 
 def test_what_costs_most_is_loaded_by_no_start() -> None:
     """`typing` with its NamedTuples, and `json` with `re`; `socket` is for consoles, cgroupspy for people."""
-    loaded = _loaded("from minicontainer import runtime_main, runtime_cli, runtime")
+    loaded = _loaded("from minicontainer.runtime import main, cli, creation")
     if sys.version_info < (3, 14):
         assert loaded & {"typing", "json", "re"} == set()
     assert loaded & {"socket", "cgroupspy", "subprocess", "argparse", "logging", "dataclasses", "inspect"} == set()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import init, last_words, program
+from minicontainer import last_words
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
 from minicontainer.oci.runtime import Process, Rlimit, User
+from minicontainer.runtime import init, program
 
 
 @pytest.fixture

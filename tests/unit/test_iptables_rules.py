@@ -2,9 +2,9 @@
 
 import pytest
 
-from minicontainer import iptables_rules
 from minicontainer.containers import Port, PublishedPort
 from minicontainer.linux import iptables
+from minicontainer.network import iptables_rules
 
 SAVED = """*nat
 :PREROUTING ACCEPT [1:60]

@@ -11,40 +11,104 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# By storey; a line that begins with `package/` is of that package.
 MINICONTAINER = {
-    0: "errors values files expansion patterns progress linux/flags file_modes",
-    1: "last_words json_documents linux/procfs linux/syscalls linux/rtnetlink oci/reference plan archives "
-    "credentials arguments dockerfile live_view cache_mounts remotes oci/fields mount_options runtime_options",
-    2: "linux/iptables oci/runtime linux/nftables logs linux/processes oci/image containers sealing context tar "
-    "changesets registry_users",
-    3: "nftables_rules iptables_rules overlays seccomp rootfs agent_socket store layers bundle ports run_options "
-    "copying stages settings resources devices hooks program scheduling",
-    4: "checks cgroups init build_reasons build_checks build_options oci_layouts run_mounts network layer_blobs "
-    "reports image_archives distribution registry_server notify slirp",
-    5: "states layer_workers transfers bars idmaps features",
-    6: "operations rootless snapshots registry",
-    7: "runtime build_cache build_outputs events update",
-    8: "runtime_reports inspection supervisor images",
-    9: "shared_cache runtime_cli engine registry_commands",
-    10: "runtime_main container_changes build_storage workbench explain foreground image_commands spawner",
-    11: "disk_usage build_contexts build_copies container_commands",
-    12: "build_runs",
-    13: "build_steps",
-    14: "build cli",
-    15: "build_command",
+    0: (
+        "errors files values",
+        "linux/ flags",
+        "build/ expansion file_modes patterns progress",
+    ),
+    1: (
+        "arguments json_documents last_words plan",
+        "linux/ procfs rtnetlink syscalls",
+        "oci/ fields reference",
+        "runtime/ mount_options options",
+        "image/ archives",
+        "registry/ credentials",
+        "build/ cache_mounts dockerfile live_view remotes",
+    ),
+    2: (
+        "containers logs",
+        "linux/ iptables nftables processes",
+        "oci/ image runtime",
+        "runtime/ sealing",
+        "image/ changesets tar",
+        "registry/ users",
+        "build/ context",
+    ),
+    3: (
+        "bundle run_options",
+        "runtime/ devices hooks program resources rootfs scheduling seccomp",
+        "network/ iptables_rules nftables_rules ports",
+        "image/ layers overlays store",
+        "registry/ settings",
+        "build/ agent_socket copying stages",
+    ),
+    4: (
+        "reports",
+        "runtime/ cgroups checks init notify",
+        "network/ bridge slirp",
+        "image/ image_archives layer_blobs oci_layouts",
+        "registry/ distribution server",
+        "build/ checks options reasons run_mounts",
+    ),
+    5: (
+        "runtime/ features idmaps states",
+        "image/ layer_workers",
+        "registry/ bars transfers",
+    ),
+    6: (
+        "rootless",
+        "runtime/ operations",
+        "image/ snapshots",
+        "registry/ client",
+    ),
+    7: (
+        "runtime/ creation events update",
+        "build/ cache outputs",
+    ),
+    8: (
+        "inspection supervisor",
+        "image/ images",
+        "runtime/ reports",
+    ),
+    9: (
+        "engine",
+        "runtime/ cli",
+        "registry/ commands",
+        "build/ shared_cache",
+    ),
+    10: (
+        "container_changes explain foreground image_commands spawner",
+        "runtime/ main",
+        "build/ storage workbench",
+    ),
+    11: (
+        "container_commands disk_usage",
+        "build/ context_sources copies",
+    ),
+    12: ("build/ runs",),
+    13: ("build/ steps",),
+    14: (
+        "cli",
+        "build/ builder",
+    ),
+    15: ("build/ command",),
 }
 MINIECS = {
-    0: "errors terminal journal tables census",
-    1: "model query listeners",
-    2: "wire auth placement scheduler overrides acs",
-    3: "store transitions client",
-    4: "sqlite checkpoint records lifecycle join_keys",
-    5: "join_tokens api/clusters api/container_instances api/task_definitions api/tasks api/services api/tags api/ecr "
-    "controller explain container_instance container_definition",
-    6: "task_engine metadata sessions",
-    7: "server agent",
-    8: "cli lab",
-    9: "demo",
+    0: ("errors terminal journal tables census",),
+    1: ("model query listeners",),
+    2: ("wire auth placement scheduler overrides acs",),
+    3: ("store transitions client",),
+    4: ("sqlite checkpoint records lifecycle join_keys",),
+    5: (
+        "join_tokens controller explain container_instance container_definition",
+        "api/ clusters container_instances task_definitions tasks services tags ecr",
+    ),
+    6: ("task_engine metadata sessions",),
+    7: ("server agent",),
+    8: ("cli lab",),
+    9: ("demo",),
 }
 # Doors from miniecs into minicontainer: nothing else crosses.
 DOORS = {
@@ -55,14 +119,14 @@ DOORS = {
         "minicontainer.spawner",
     },
     "miniecs.container_definition": {"minicontainer.containers"},
-    "miniecs.server": {"minicontainer.registry_server"},
+    "miniecs.server": {"minicontainer.registry.server"},
 }
 # A library or module: the modules of ours that may import it.
 ONLY = {
     "ctypes": {"minicontainer.linux.syscalls", "minicontainer.linux.nftables"},
     "prctl": {"minicontainer.linux.processes"},
-    "cgroupspy": {"minicontainer.cgroups"},
-    "pyseccomp": {"minicontainer.seccomp"},
+    "cgroupspy": {"minicontainer.runtime.cgroups"},
+    "pyseccomp": {"minicontainer.runtime.seccomp"},
     "pyroute2": {"miniecs.lab"},
     "sqlite3": {"miniecs.sqlite"},
     "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.client", "miniecs.join_keys", "miniecs.cli", "miniecs.demo"},
@@ -72,8 +136,8 @@ ONLY = {
 LAZY_MODULES = {  # a command imports only what it needs
     "minicontainer.cli",
     "minicontainer.container_commands",
-    "minicontainer.runtime_cli",
-    "minicontainer.runtime_reports",
+    "minicontainer.runtime.cli",
+    "minicontainer.runtime.reports",
     "miniecs.cli",
 }
 
@@ -82,10 +146,10 @@ FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
 PACKAGE_LINES = {"minicontainer": 22_600, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
-    "the OCI runtime": ("runtime_main", 6_600),
-    "images and registries": ("images image_archives registry_server", 5_200),
+    "the OCI runtime": ("runtime.main", 6_600),
+    "images and registries": ("image.images image.image_archives registry.server", 5_200),
     "the engine": ("engine foreground spawner", 3_600),
-    "the builder": ("build", 5_000),
+    "the builder": ("build.builder", 5_000),
     "the command line": ("", 2_800),
 }
 
@@ -112,12 +176,13 @@ def modules() -> list[Module]:
 
 @functools.cache
 def storeys() -> dict[str, int]:
-    return {
-        f"{package}.{name.replace('/', '.')}": storey
-        for package, table in (("minicontainer", MINICONTAINER), ("miniecs", MINIECS))
-        for storey, names in table.items()
-        for name in names.split()
-    }
+    found = {}
+    for top, table in (("minicontainer", MINICONTAINER), ("miniecs", MINIECS)):
+        for storey, lines in table.items():
+            for line in lines:
+                package, slash, names = line.rpartition("/ ")
+                found |= {".".join([top, *([package] if slash else []), name]): storey for name in names.split()}
+    return found
 
 
 @functools.cache

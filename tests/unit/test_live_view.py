@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from minicontainer.live_view import TAIL, LiveView, Shown, changed, picture
+from minicontainer.build.live_view import TAIL, LiveView, Shown, changed, picture
 
 
 def step(label: str = "[1/2] RUN make", **more: object) -> Shown:

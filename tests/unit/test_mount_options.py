@@ -3,7 +3,7 @@
 import pytest
 
 from minicontainer.linux.flags import MOUNT_ATTR_NOEXEC, MOUNT_ATTR_RDONLY, MS_REC, MS_SHARED
-from minicontainer.mount_options import parse_options
+from minicontainer.runtime.mount_options import parse_options
 
 
 def test_each_word_goes_where_it_belongs() -> None:

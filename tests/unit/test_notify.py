@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import notify
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import Seccomp, State, Status
+from minicontainer.runtime import notify
 
 PROFILE = Seccomp(default_action="SCMP_ACT_ALLOW", listener_path="/run/agent", listener_metadata="m")
 

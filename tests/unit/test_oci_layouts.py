@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import oci_layouts
 from minicontainer.errors import Error
+from minicontainer.image import oci_layouts
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, ContainerConfig, Descriptor, ImageConfig, Platform
-from minicontainer.store import Store
 
 
 def layout(directory: Path, *names: str) -> Store:

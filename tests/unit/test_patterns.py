@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer.patterns import is_wildcard, matching, parse_ignore
+from minicontainer.build.patterns import is_wildcard, matching, parse_ignore
 
 
 @pytest.mark.parametrize(

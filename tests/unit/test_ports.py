@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import ports
 from minicontainer.containers import Port
 from minicontainer.errors import Error
-from minicontainer.ports import PortTaken
+from minicontainer.network import ports
+from minicontainer.network.ports import PortTaken
 
 
 def free(kind: int = socket.SOCK_STREAM) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minicontainer.errors import CommandNotFound
-from minicontainer.program import enter_directory, execute, home_of
+from minicontainer.runtime.program import enter_directory, execute, home_of
 
 
 @pytest.fixture(autouse=True)

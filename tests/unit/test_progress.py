@@ -5,7 +5,7 @@ import io
 import json
 import re
 
-from minicontainer.progress import KEPT, Progress, Quiet, RawJson
+from minicontainer.build.progress import KEPT, Progress, Quiet, RawJson
 
 
 def shown(kind: type[Progress], output: bytes = b"", cached: bool = False, fail: bool = False) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from minicontainer import credentials, distribution, registry
-from minicontainer.credentials import Credentials
-from minicontainer.distribution import RegistryError
 from minicontainer.errors import Error, ImageNotFound
+from minicontainer.image.store import Store
 from minicontainer.oci import image
 from minicontainer.oci.image import LAYER, Descriptor, ImageConfig, Platform
-from minicontainer.store import Store
+from minicontainer.registry import client, credentials, distribution
+from minicontainer.registry.credentials import Credentials
+from minicontainer.registry.distribution import RegistryError
 from tests import registries
 
 WHO = Credentials(user=registries.USER, password=registries.PASSWORD)
@@ -114,7 +114,7 @@ def test_an_image_is_pulled_and_then_nothing_is_fetched_twice(store: Store) -> N
     held, events = Image(), list[str]()
     with serving(held.answer) as host:
         for _ in range(2):
-            descriptor = registry.pull(store, f"{host}/web:1", progress=lambda event, *_: events.append(event))
+            descriptor = client.pull(store, f"{host}/web:1", progress=lambda event, *_: events.append(event))
     assert descriptor.digest == sha256(held.manifest)
     assert store.resolve(f"{host}/web:1").digest == descriptor.digest
     assert events[-2:] == ["exists", "exists"]
@@ -124,7 +124,7 @@ def test_an_image_is_pulled_and_then_nothing_is_fetched_twice(store: Store) -> N
 def test_progress_tells_how_far_a_blob_has_come(store: Store) -> None:
     held, events = Image(b"x" * 1_000_000), list[tuple[str, str, int, int]]()
     with serving(held.answer) as host:
-        registry.pull(store, f"{host}/web:1", progress=lambda *event: events.append(event))
+        client.pull(store, f"{host}/web:1", progress=lambda *event: events.append(event))
     layer = [(done, total) for event, digest, done, total in events if digest == sha256(held.layer)]
     assert layer[0] == (0, 1_000_000)
     assert layer[-1] == (1_000_000, 1_000_000)
@@ -149,7 +149,7 @@ def test_a_broken_connection_is_gone_on_with(store: Store, ranges: bool) -> None
         request.close_connection = True
 
     with serving(answer) as host:
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
     assert asked[0] == ""
     assert asked[1].startswith("bytes=")
     assert store.open(sha256(held.layer)).read() == held.layer
@@ -174,7 +174,7 @@ def test_what_is_not_what_was_announced_is_refused_and_nothing_is_named(store: S
     with serving(answer) as host:
         name = f"{host}/web@sha256:{'0' * 64}" if wrong == "manifest digest" else f"{host}/web:1"
         with pytest.raises(Error) as raised:
-            registry.pull(store, name)
+            client.pull(store, name)
     assert "\n" not in str(raised.value)
     assert store.names() == []
 
@@ -195,14 +195,14 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(store: Store) -> N
             held.answer(request)
 
     with serving(storage) as other, serving(answer) as host:
-        registry.pull(store, f"{host}/web:1", credentials=WHO)
+        client.pull(store, f"{host}/web:1", credentials=WHO)
     assert leaked == [None]
 
 
 def test_endless_redirects_end(store: Store) -> None:
     endless = serving(lambda request: request.answer(302, Location=request.path))
     with endless as host, pytest.raises(RegistryError, match="redirects"):
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
 
 
 def test_a_token_is_fetched_where_the_registry_says(store: Store) -> None:
@@ -220,7 +220,7 @@ def test_a_token_is_fetched_where_the_registry_says(store: Store) -> None:
             request.answer(401, WWW_Authenticate=challenge)
 
     with serving(realm) as tokens, serving(answer) as host:
-        registry.pull(store, f"{host}/web:1", credentials=WHO)
+        client.pull(store, f"{host}/web:1", credentials=WHO)
     assert asked == [("/token?service=the+registry&scope=repository%3Aweb%3Apull", WHO.basic)]
 
 
@@ -241,7 +241,7 @@ def test_a_realm_without_a_token_is_one_line(store: Store, status: int, body: by
             request.answer(401, WWW_Authenticate=f'Bearer realm="http://{request.headers["Host"]}/token"')
 
     with serving(answer) as host, pytest.raises(RegistryError, match=says):
-        registry.pull(store, f"{host}/web:1", credentials=WHO)
+        client.pull(store, f"{host}/web:1", credentials=WHO)
 
 
 @pytest.mark.parametrize(
@@ -259,23 +259,23 @@ def test_a_refusal_is_one_line_in_the_registry_s_words(
 ) -> None:
     refusing = serving(lambda request: request.answer(status, body, **headers))
     with refusing as host, pytest.raises(RegistryError, match=says) as raised:
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
     assert "\n" not in str(raised.value)
     assert host in str(raised.value)
 
 
 def test_a_missing_tag_is_an_image_that_is_not_found(store: Store) -> None:
     with serving(Image().answer) as host, pytest.raises(ImageNotFound, match=f"{host}/web:2"):
-        registry.pull(store, f"{host}/web:2")
+        client.pull(store, f"{host}/web:2")
 
 
 def test_an_unreachable_registry_is_one_line(store: Store) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(RegistryError, match=f"nobody listens at http://127.0.0.1:{port}; is it running"):
-        registry.pull(store, f"127.0.0.1:{port}/web:1")
+        client.pull(store, f"127.0.0.1:{port}/web:1")
     with pytest.raises(RegistryError, match="no address for"):
-        registry.pull(store, "no-such-host.invalid/web:1")
+        client.pull(store, "no-such-host.invalid/web:1")
 
 
 def test_a_server_that_speaks_no_tls_is_told_from_one_that_is_away(store: Store) -> None:
@@ -299,16 +299,16 @@ def test_a_login_is_proved_and_then_used(tmp_path: Path, store: Store) -> None:
     descriptor = build(store)
     with registries.running(str(tmp_path / "registry")) as server:
         with pytest.raises(RegistryError, match="does not let AWS in"):
-            registry.login(server.host, ("AWS", "wrong"))
+            client.login(server.host, ("AWS", "wrong"))
         assert credentials.load(server.host) is None
         with pytest.raises(RegistryError, match="try: login"):
-            registry.push(store, "web", f"{server.host}/web:1")
-        registry.login(server.host, WHO)
-        registry.push(store, "web", f"{server.host}/web:1")
-        assert registry.pull(store, f"{server.host}/web:1").digest == descriptor.digest
-        assert registry.logout(server.host)
+            client.push(store, "web", f"{server.host}/web:1")
+        client.login(server.host, WHO)
+        client.push(store, "web", f"{server.host}/web:1")
+        assert client.pull(store, f"{server.host}/web:1").digest == descriptor.digest
+        assert client.logout(server.host)
         with pytest.raises(RegistryError, match="try: login"):
-            registry.pull(store, f"{server.host}/web:1")
+            client.pull(store, f"{server.host}/web:1")
 
 
 def test_a_kept_connection_that_the_other_end_closed_is_opened_again(store: Store) -> None:
@@ -319,12 +319,12 @@ def test_a_kept_connection_that_the_other_end_closed_is_opened_again(store: Stor
         request.close_connection = True  # without saying so: the client keeps what is dead
 
     with serving(answer) as host:
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
 
 
 def test_pushing_what_is_not_there_is_an_image_that_is_not_found(store: Store) -> None:
     with pytest.raises(ImageNotFound):
-        registry.push(store, "nothing", "127.0.0.1:1/web:1")
+        client.push(store, "nothing", "127.0.0.1:1/web:1")
 
 
 def test_basic_is_as_in_its_rfc() -> None:
@@ -351,17 +351,17 @@ def test_a_registry_in_trouble_is_asked_again(store: Store, status: int, header:
             held.answer(request)
 
     with serving(answer) as host:
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
     assert len(refused) == 3
 
 
 def test_a_page_of_html_is_no_registry(store: Store) -> None:
     page = serving(lambda request: request.answer(200, b"<html>please log in", Content_Type="text/html; charset=utf-8"))
     with page as host, pytest.raises(RegistryError, match="came as HTML: is that a registry"):
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
     page = serving(lambda request: request.answer(403, b"<html>blocked", Content_Type="text/html"))
     with page as host, pytest.raises(RegistryError, match="in HTML, as a proxy"):
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
 
 
 def test_mirrors_are_asked_first_and_their_failures_told(store: Store, settings_file: Path) -> None:
@@ -370,7 +370,7 @@ def test_mirrors_are_asked_first_and_their_failures_told(store: Store, settings_
     nothing = serving(lambda request: request.answer(404))
     with nothing as empty, serving(held.answer) as mirror, serving(origin.answer) as host:
         settings_file.write_text(f'[registry."{host}"]\nmirrors = ["{empty}", "127.0.0.1:1", "{mirror}"]\n')
-        descriptor = registry.pull(
+        descriptor = client.pull(
             store, f"{host}/web:1", progress=lambda event, what, *_: told.append(f"{event} {what}")
         )
     assert store.resolve(f"{host}/web:1").digest == descriptor.digest
@@ -390,7 +390,7 @@ def test_authorities_that_cannot_be_read_are_one_line(store: Store, settings_fil
     (tmp_path / "ca.pem").write_text("not a certificate")
     settings_file.write_text(f'[registry."r.example"]\nca = "{tmp_path}/ca.pem"\n')
     with pytest.raises(RegistryError, match=r"its authorities in .*ca.pem cannot be read"):
-        registry.pull(store, "r.example/web:1")
+        client.pull(store, "r.example/web:1")
 
 
 def test_a_registry_that_brings_nothing_more_is_given_up(store: Store) -> None:
@@ -407,7 +407,7 @@ def test_a_registry_that_brings_nothing_more_is_given_up(store: Store) -> None:
         serving(answer) as host,
         pytest.raises(RegistryError, match="500 of 100000 bytes came, and no more in 5 tries"),
     ):
-        registry.pull(store, f"{host}/web:1")
+        client.pull(store, f"{host}/web:1")
     assert store.names() == []
 
 
@@ -432,10 +432,10 @@ def test_an_index_says_what_it_is_for(store: Store) -> None:
 
     with serving(answer) as host:
         with pytest.raises(Error, match=f"{host}/web:1 is not for linux/.*; it is for linux/s390x"):
-            registry.pull(store, f"{host}/web:1")
-        wanted = registry.pull(store, f"{host}/web:1", platform=Platform("s390x"))
+            client.pull(store, f"{host}/web:1")
+        wanted = client.pull(store, f"{host}/web:1", platform=Platform("s390x"))
         assert wanted.digest == sha256(held.manifest)
-        whole = registry.pull(store, f"{host}/web:1", all_platforms=True)
+        whole = client.pull(store, f"{host}/web:1", all_platforms=True)
         assert whole.digest == sha256(index)
     assert store.has(sha256(held.layer))
     assert store.collect() == []
@@ -445,8 +445,8 @@ def test_a_blob_that_another_repository_has_is_mounted(tmp_path: Path, store: St
     events: list[str] = []
     with registries.running(str(tmp_path / "registry")) as server:
         build(store, f"{server.host}/one:1")
-        registry.push(store, f"{server.host}/one:1", f"{server.host}/one:1", credentials=WHO)
-        registry.push(
+        client.push(store, f"{server.host}/one:1", f"{server.host}/one:1", credentials=WHO)
+        client.push(
             store,
             f"{server.host}/one:1",
             f"{server.host}/two:1",
@@ -487,7 +487,7 @@ def test_an_upload_that_breaks_is_gone_on_with(store: Store) -> None:
                 request.answer(201)
 
     with serving(answer) as host:
-        registry.push(store, "web", f"{host}/web:1")
+        client.push(store, "web", f"{host}/web:1")
     assert spans == [f"700000-{layer.size - 1}"]
     assert sha256(bytes(kept)) == layer.digest
 
@@ -506,5 +506,5 @@ def test_a_token_in_place_of_a_password_is_refreshed_by_post(store: Store) -> No
             request.answer(401, WWW_Authenticate=f'Bearer realm="http://{tokens}/token",service="s"')
 
     with serving(realm) as tokens, serving(answer) as host:
-        registry.pull(store, f"{host}/web:1", credentials=("<token>", "kept"))
+        client.pull(store, f"{host}/web:1", credentials=("<token>", "kept"))
     assert asked[0].startswith("POST grant_type=refresh_token&refresh_token=kept&client_id=minicontainer&service=s")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from minicontainer.build.remotes import Asked, fetch_file, fetch_git, is_git, is_remote
 from minicontainer.errors import Error
-from minicontainer.remotes import Asked, fetch_file, fetch_git, is_git, is_remote
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from minicontainer import reports
 from minicontainer.arguments import UsageError
-from minicontainer.cgroups import Usage
 from minicontainer.containers import CREATED, EXITED, RUNNING, Container, Network, Options, Port, Volume
+from minicontainer.runtime.cgroups import Usage
 
 NOW = 1_000_000.0
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import Cpu, Memory, Pids, Resources, resources_from_json
-from minicontainer.resources import Setting, settings, swap_max, weight
+from minicontainer.runtime.resources import Setting, settings, swap_max, weight
 
 MIB = 1 << 20
 SOME = Resources(

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer import mount_options, rootfs
 from minicontainer.errors import Error
 from minicontainer.linux.flags import (
     MOUNT_ATTR__ATIME,
@@ -21,7 +20,8 @@ from minicontainer.linux.flags import (
     MS_SLAVE,
 )
 from minicontainer.oci.runtime import Device, Linux, Spec
-from minicontainer.rootfs import MountOptions, parse_options
+from minicontainer.runtime import mount_options, rootfs
+from minicontainer.runtime.rootfs import MountOptions, parse_options
 from tests import bundles
 
 

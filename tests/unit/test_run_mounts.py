@@ -2,10 +2,10 @@
 
 import pytest
 
-from minicontainer.dockerfile import parse
+from minicontainer.build.dockerfile import parse
+from minicontainer.build.run_mounts import RunMount, run_mounts
+from minicontainer.build.stages import Refused, Scope, State
 from minicontainer.oci.image import ContainerConfig
-from minicontainer.run_mounts import RunMount, run_mounts
-from minicontainer.stages import Refused, Scope, State
 
 STATE = State(config=ContainerConfig(working_dir="/w"), arguments={"dir": "/x", "stage": "tools"})
 SCOPE = Scope(given={}, declared={}, platform={})

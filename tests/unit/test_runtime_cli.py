@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import runtime_cli
 from minicontainer.errors import CommandNotFound, Error
-from minicontainer.runtime_cli import COMMANDS, GLOBAL_FLAGS, Options, main, parse, signal_number
+from minicontainer.runtime import cli
+from minicontainer.runtime.cli import COMMANDS, GLOBAL_FLAGS, Options, main, parse, signal_number
 
 CREATE = COMMANDS["create"].flags
 
@@ -97,7 +97,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_is_one_line_and_status_1(
     arguments: list[str], text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_cli, "_seal", lambda: None)
+    monkeypatch.setattr(cli, "_seal", lambda: None)
     assert main(arguments) == 1
     said = capsys.readouterr().err
     assert text in said
@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line_and_status_1(
 def test_an_unknown_container_is_status_1_and_255_for_exec(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_cli, "_seal", lambda: None)
+    monkeypatch.setattr(cli, "_seal", lambda: None)
     assert main(["--root", str(tmp_path), "state", "x"]) == 1
     assert "container x does not exist" in capsys.readouterr().err
     assert main(["--root", str(tmp_path), "exec", "x", "true"]) == 255
@@ -130,5 +130,5 @@ def test_the_log_is_what_the_engine_parses(tmp_path: Path) -> None:
 
 
 def test_a_missing_program_is_worded_as_docker_looks_for_it() -> None:
-    said = runtime_cli._said(["create", "x"], CommandNotFound('exec: "x": executable file not found in $PATH'))
+    said = cli._said(["create", "x"], CommandNotFound('exec: "x": executable file not found in $PATH'))
     assert said == 'create failed: unable to start container process: exec: "x": executable file not found in $PATH'

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import features, seccomp
 from minicontainer.oci.runtime import OCI_VERSION, Seccomp, SeccompRule, Spec
-from minicontainer.runtime_cli import all_commands, main
-from minicontainer.runtime_options import ROOT, Flag, Options, parse, root_of
+from minicontainer.runtime import features, seccomp
+from minicontainer.runtime.cli import all_commands, main
+from minicontainer.runtime.options import ROOT, Flag, Options, parse, root_of
 
 
 def _said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from minicontainer import scheduling
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import IoPriority, Personality, Process, Scheduler
+from minicontainer.runtime import scheduling
 
 
 def _described(process: Process, domain: Personality | None = None) -> list[str]:

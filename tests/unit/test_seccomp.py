@@ -7,10 +7,10 @@ from pathlib import Path
 import pyseccomp
 import pytest
 
-from minicontainer import seccomp
 from minicontainer.errors import Error
 from minicontainer.linux.flags import SECCOMP_FILTER_FLAG_NEW_LISTENER
 from minicontainer.oci.runtime import Seccomp, SeccompArgument, SeccompRule
+from minicontainer.runtime import seccomp
 
 X86_64, I386 = pyseccomp.Arch.X86_64, pyseccomp.Arch.X86
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import settings
-from minicontainer.changesets import Limits
-from minicontainer.settings import InvalidSettings, RegistrySettings
+from minicontainer.image.changesets import Limits
+from minicontainer.registry import settings
+from minicontainer.registry.settings import InvalidSettings, RegistrySettings
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer.dockerfile import BuildError, Dockerfile, parse
-from minicontainer.expansion import ExpansionError
-from minicontainer.oci.image import ContainerConfig, HealthCheck, Platform
-from minicontainer.stages import (
+from minicontainer.build.dockerfile import BuildError, Dockerfile, parse
+from minicontainer.build.expansion import ExpansionError
+from minicontainer.build.stages import (
     PATH,
     SCRATCH,
     Refused,
@@ -25,6 +24,7 @@ from minicontainer.stages import (
     stages,
     wanted,
 )
+from minicontainer.oci.image import ContainerConfig, HealthCheck, Platform
 
 PLATFORM = Platform(architecture="amd64")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicontainer import archives, tar
-from minicontainer.archives import InvalidLayer, Member
+from minicontainer.image import archives, tar
+from minicontainer.image.archives import InvalidLayer, Member
 
 END = bytes(1024)
 

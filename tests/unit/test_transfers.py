@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer.distribution import Registry, RegistryError
 from minicontainer.errors import Error
+from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, Descriptor, Platform
-from minicontainer.store import Store
-from minicontainer.transfers import AT_ONCE, Transfer, each
+from minicontainer.registry.distribution import Registry, RegistryError
+from minicontainer.registry.transfers import AT_ONCE, Transfer, each
 
 
 def blob(number: int) -> Descriptor:

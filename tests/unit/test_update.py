@@ -1,8 +1,8 @@
 """Update: the order in which values are written, and what holds then."""
 
-from minicontainer import update
 from minicontainer.oci.runtime import BlockIo, Resources, resources_from_json
-from minicontainer.resources import Setting, settings
+from minicontainer.runtime import update
+from minicontainer.runtime.resources import Setting, settings
 
 MIB = 1 << 20
 

@@ -1,0 +1,165 @@
+"""Checks of a config.json before anything is made: what it asks for must be possible, and is refused by name if not.
+
+Stands between the spec as a value and the runtime. Ruled by runtime-spec config.md and config-linux.md. Pure.
+"""
+
+import os
+import resource
+from collections.abc import Iterator
+
+from minicontainer.errors import Error
+from minicontainer.linux.flags import CAPABILITIES
+from minicontainer.oci.runtime import Capabilities, Linux, Mount, Personality, Process, Resources, Spec
+
+NAMESPACES = {"user", "mount", "pid", "network", "ipc", "uts", "cgroup", "time"}
+CLOCKS = {"monotonic", "boottime"}
+PROPAGATIONS = {
+    f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "shared", "slave", "unbindable")
+}
+# Kernel settings that belong to a namespace: sysctl of proc_sys(5), and the namespace that has its own.
+SYSCTLS = {
+    "kernel.msgmax": "ipc",
+    "kernel.msgmnb": "ipc",
+    "kernel.msgmni": "ipc",
+    "kernel.sem": "ipc",
+    "kernel.shmall": "ipc",
+    "kernel.shmmax": "ipc",
+    "kernel.shmmni": "ipc",
+    "kernel.shm_rmid_forced": "ipc",
+    "kernel.domainname": "uts",
+}  # fmt: skip
+_SYSCTL_TREES = {"fs.mqueue.": "ipc", "net.": "network"}
+
+
+def check(spec: Spec, has_console: bool) -> None:
+    """Raise an Error that names the first thing in `spec` that cannot be had."""
+    domain = spec.linux.personality
+    scheduling = _scheduling(spec.process, domain)
+    if spec.oci_version.split(".")[0] != "1" or spec.oci_version.count(".") < 2:
+        raise Error(
+            f"config.json: ociVersion {spec.oci_version!r} is not of the versions 1.x.y that this runtime knows"
+        )
+    for complaint in (*_process(spec.process, has_console), *scheduling, *_linux(spec), *_mounts(spec)):
+        raise Error(f"config.json: {complaint}")
+
+
+def warnings(process: Process) -> Iterator[str]:
+    """What cannot be had and is left out, as the specification wants it: capabilities that are unknown here."""
+    for name, asked in (process.capabilities or Capabilities())._asdict().items():
+        for place, capability in enumerate(asked):
+            if capability not in CAPABILITIES:
+                yield f"process.capabilities.{name}[{place}]: {capability!r} is unknown and left out"
+
+
+def check_process(process: Process, has_console: bool) -> None:
+    """The same for a further process."""
+    for complaint in (*_process(process, has_console), *_scheduling(process, None)):
+        raise Error(f"process: {complaint}")
+
+
+def _scheduling(process: Process, domain: Personality | None) -> Iterator[str]:
+    if (process.scheduler, process.io_priority, domain) != (None, None, None):
+        from minicontainer.runtime import scheduling  # few containers ask for any of it
+
+        yield from scheduling.complaints(process, domain)
+
+
+def _process(process: Process, has_console: bool) -> Iterator[str]:
+    if not process.args:
+        yield "process.args is empty; try: a command"
+    if not process.cwd.startswith("/"):
+        yield f"process.cwd {process.cwd!r} is not an absolute path"
+    if process.terminal and not has_console:
+        yield "process.terminal needs a socket that takes the terminal; try: --console-socket, or terminal false"
+    if has_console and not process.terminal:
+        yield "a console socket is given, and process.terminal is false"
+    if process.apparmor_profile not in ("", "unconfined"):
+        yield f"process.apparmorProfile {process.apparmor_profile!r} is not supported by this runtime; try: unconfined"
+    if process.selinux_label:
+        yield "process.selinuxLabel is not supported by this runtime; try: without it"
+    for limit in process.rlimits:
+        if not limit.type.startswith("RLIMIT_") or not hasattr(resource, limit.type):
+            yield f"process.rlimits: {limit.type} is unknown; try: RLIMIT_NOFILE"
+    if len({limit.type for limit in process.rlimits}) != len(process.rlimits):
+        yield "process.rlimits names one limit twice"
+
+
+def _linux(spec: Spec) -> Iterator[str]:
+    linux = spec.linux
+    kinds = [namespace.type for namespace in linux.namespaces]
+    yield from (f"linux.namespaces: {kind!r} is not supported by this runtime" for kind in set(kinds) - NAMESPACES)
+    if len(set(kinds)) != len(kinds):
+        yield "linux.namespaces names one kind twice"
+    mount = linux.namespace("mount")
+    if mount is None or mount.path:
+        yield "linux.namespaces must ask for a new mount namespace: the rootfs is mounted there"
+    if (spec.hostname or spec.domainname) and linux.namespace("uts") is None:
+        yield "hostname and domainname need a uts namespace"
+    user = linux.namespace("user")
+    if user and not user.path and not (linux.uid_mappings and linux.gid_mappings):
+        yield "a new user namespace needs linux.uidMappings and linux.gidMappings"
+    if not user and (linux.uid_mappings or linux.gid_mappings):
+        yield "linux.uidMappings and linux.gidMappings need a user namespace"
+    if linux.rootfs_propagation and linux.rootfs_propagation not in PROPAGATIONS:
+        yield f"linux.rootfsPropagation {linux.rootfs_propagation!r} is unknown; try: rslave"
+    if linux.mount_label:
+        yield "linux.mountLabel is not supported by this runtime; try: without it"
+    yield from (
+        f"linux.devices: {device.path} is of no known type" for device in linux.devices if device.type not in "cubp"
+    )
+    for place, namespace in enumerate(linux.namespaces):
+        if namespace.path and not namespace.path.startswith("/"):
+            yield f"linux.namespaces[{place}].path: {namespace.path!r} is not an absolute path"
+    for field, paths in (("maskedPaths", linux.masked_paths), ("readonlyPaths", linux.readonly_paths)):
+        for place, path in enumerate(paths):
+            if not path.startswith("/"):
+                yield f"linux.{field}[{place}]: {path!r} is not an absolute path"
+    yield from _sysctls(linux)
+    yield from _clocks(linux)
+    yield from _resources(linux.resources)
+
+
+def _resources(resources: Resources) -> Iterator[str]:
+    for place, device in enumerate(resources.block_io.weight_device):
+        if device.weight is None and device.leaf_weight is None:
+            yield f"linux.resources.blockIO.weightDevice[{place}] has neither weight nor leafWeight"
+    for name, limit in resources.rdma.items():
+        if limit.hca_handles is None and limit.hca_objects is None:
+            yield f"linux.resources.rdma.{name} has neither hcaHandles nor hcaObjects"
+
+
+def _clocks(linux: Linux) -> Iterator[str]:
+    time = linux.namespace("time")
+    if linux.time_offsets and (time is None or time.path):
+        yield "linux.timeOffsets needs a new time namespace"
+    yield from (f"linux.timeOffsets: the clock {name!r} is unknown" for name in set(linux.time_offsets) - CLOCKS)
+
+
+def _sysctls(linux: Linux) -> Iterator[str]:
+    for name in linux.sysctl:
+        dotted = name.replace("/", ".")
+        trees = [kind for tree, kind in _SYSCTL_TREES.items() if dotted.startswith(tree)]
+        kind = SYSCTLS.get(dotted) or next(iter(trees), "")
+        if not kind or ".." in name:
+            yield f'sysctl "{name}" is not in a separate kernel namespace'
+        elif linux.namespace(kind) is None:
+            yield f'sysctl "{name}" is not allowed without a {kind} namespace of the container\'s own'
+
+
+def _mounts(spec: Spec) -> Iterator[str]:
+    for mount in spec.mounts:
+        if not mount.destination.startswith("/"):
+            yield f"mounts: the destination {mount.destination!r} is not an absolute path"
+        if ".." in os.path.normpath(mount.destination).split("/"):
+            yield f"mounts: the destination {mount.destination!r} leads out of the rootfs"
+        yield from _idmap(mount)
+
+
+def _idmap(mount: Mount) -> Iterator[str]:
+    given = (mount.uid_mappings, mount.gid_mappings)
+    if given == ((), ()):
+        return
+    if () in given:
+        yield f"mounts: {mount.destination} needs both uidMappings and gidMappings, or none"
+    if not {"bind", "rbind"} & {mount.type, *mount.options}:
+        yield f"mounts: {mount.destination} has id mappings and is not a bind mount"
