@@ -154,14 +154,14 @@ def forget(store: Store, digest: str) -> list[str]:
 
 def sweep(home: Home, held: Collection[Container]) -> list[str]:
     """Free what no image, no container and no remembered step of a build needs: the blobs that went."""
-    from minicontainer import build_cache  # why here: a container's start frees nothing
+    from minicontainer.build import cache  # why here: a container's start frees nothing
 
     def blobs_of_steps() -> list[str]:
-        steps = build_cache.entries(home.data)
+        steps = cache.entries(home.data)
         return [entry.layer.descriptor.digest for entry in steps if entry.layer.descriptor]
 
     def layers_of_steps() -> list[str]:
-        return [entry.layer.diff_id for entry in build_cache.entries(home.data) if entry.layer.diff_id]
+        return [entry.layer.diff_id for entry in cache.entries(home.data) if entry.layer.diff_id]
 
     removed = open_store(home).collect(also=blobs_of_steps)
     _remove_unused_layers(home, held, also=layers_of_steps)
