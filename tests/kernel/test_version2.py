@@ -35,8 +35,10 @@ def test_the_kernel_tests_hold_there_too(tmp_path: Path) -> None:
     assert re.search(r"^\d+ passed", console, re.MULTILINE) or " [100%]" in console, console
 
 
-def test_a_delegated_cgroup_is_left_free_for_children(tmp_path: Path) -> None:
-    unit = "mkdir /sys/fs/cgroup/unit && echo $$ >/sys/fs/cgroup/unit/cgroup.procs"
-    console, status = version2(f"{unit}; vagrant/delegated.sh cat /proc/self/cgroup", tmp_path, 60)
+def test_a_delegated_cgroup_is_left_free_for_children_and_open_to_their_roots(tmp_path: Path) -> None:
+    """As the unit runs it, whose umask is strict: in a cgroup that nobody else can enter, no task could be started."""
+    unit = "mkdir /sys/fs/cgroup/unit && echo $$ >/sys/fs/cgroup/unit/cgroup.procs && umask 077"
+    look = "'cat /proc/self/cgroup; stat -c %a /sys/fs/cgroup/miniecs-agent.service; umask'"
+    console, status = version2(f"{unit}; vagrant/delegated.sh sh -c {look}", tmp_path, 60)
     assert status == 0, console
-    assert "\n0::/miniecs/main\n" in console
+    assert "\n0::/miniecs-agent.service/main\n755\n0077\n" in console
