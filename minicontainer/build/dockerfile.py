@@ -100,7 +100,7 @@ INSTRUCTIONS = {
     "LABEL":       Form("pairs"),
     "MAINTAINER":  Form("text"),
     "ONBUILD":     Form("nested"),
-    "RUN":         Form("command", flags=("mount*", "network", "security"), later=("device",)),
+    "RUN":         Form("command", least=0, flags=("mount*", "network", "security"), later=("device",)),
     "SHELL":       Form("json"),
     "STOPSIGNAL":  Form("text", most=1),
     "USER":        Form("text", most=1),
@@ -282,7 +282,7 @@ def _flags(line: int, keyword: str, form: Form, rest: str, escape: str) -> tuple
             value = value if equals else "true"
             if value not in ("true", "false"):
                 raise _Refused(line, f"{keyword}: --{name}={value}: it is true or false")
-        if not value:
+        if not equals and kinds[name] != "?":
             raise _Refused(line, f"{keyword}: flag --{name} needs a value: --{name}=...")
         found.append((name, value))
     return tuple(found), rest
@@ -337,7 +337,7 @@ def _pairs(line: int, keyword: str, rest: str, escape: str) -> tuple[str, ...]:
 
 def _healthcheck(line: int, rest: str) -> tuple[tuple[str, ...], bool]:
     """NONE, or CMD and a command: ("CMD", words...) in exec form, ("CMD-SHELL", text) in shell form."""
-    kind, _, command = rest.partition(" ")
+    kind, command = (*rest.split(None, 1), "", "")[:2]
     match kind.upper():
         case "NONE" if not command.strip():
             return ("NONE",), False

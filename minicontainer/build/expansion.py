@@ -7,8 +7,8 @@ Below `dockerfile`, which cuts words, and `builder`, which knows the variables. 
 import re
 from collections.abc import Mapping
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?\-$!]")
-MODIFIER = re.compile(r":[-+?]|[-+?]|##?|%%?|//?")
+NAME = re.compile(r"[^\W\d]\w*|[0-9]+|[@*#?\-$!]")
+MODIFIER = re.compile(r":?[-+?]|:?##?|:?%%?|//?")
 
 
 class ExpansionError(ValueError):
@@ -48,9 +48,12 @@ def split(text: str, escape: str = "\\") -> list[str]:
     return re.findall(rf"""(?:{mark}.|'[^']*'|"(?:{mark}.|[^"{mark}])*"|\S)+""", text, re.DOTALL)
 
 
-def shell_pattern(pattern: str) -> str:
-    """A shell's pattern as a regular expression: `*` and `?`, and a backslash before what is literal."""
-    tokens = re.findall(r"\\.|.", pattern, re.DOTALL)
+def shell_pattern(pattern: str, escape: str = "\\") -> str:
+    """A shell's pattern as a regular expression: `*` and `?`, and an escape before one of these that is literal."""
+    tokens = re.findall(rf"{re.escape(escape)}.|.", pattern, re.DOTALL)
+    for token in tokens:
+        if len(token) == 2 and token[1] not in f"*?/}}{escape}":
+            raise ExpansionError(f"invalid escape {token} in the pattern {pattern!r}")
     table = {"*": ".*", "?": "."}
     return "".join(table.get(token) or re.escape(token[-1]) for token in tokens)
 
@@ -136,19 +139,19 @@ class _Scanner:
         if modifier is None:
             raise ExpansionError(f"unsupported modifier {self.text[self.at : self.at + 1]!r} in {self.text!r}")
         self.at = modifier.end()
-        if modifier[0][0] in "#%/":
-            return self._pattern(modifier[0], value or "")
+        if (kind := modifier[0].lstrip(":"))[0] in "#%/":
+            return self._pattern(kind, value or "")
         word = "".join(text for text, _ in self.pieces("}"))
         return _choose(modifier[0], name[0], value, word)
 
     def _pattern(self, modifier: str, value: str) -> str:
         if modifier[0] == "/":
-            pattern, replacement = self._raw("/"), "".join(text for text, _ in self.pieces("}"))
-            return re.sub(shell_pattern(pattern), lambda _: replacement, value, count=0 if modifier == "//" else 1)
-        return _trim(modifier, value, re.compile(shell_pattern(self._raw("}")), re.DOTALL))
+            pattern, replacement = shell_pattern(self._raw("/"), self.escape), self._raw("}")
+            return re.sub(pattern, lambda _: replacement, value, count=0 if modifier == "//" else 1)
+        return _trim(modifier, value, re.compile(shell_pattern(self._raw("}"), self.escape), re.DOTALL))
 
     def _raw(self, stop: str) -> str:
-        """A pattern: variables are replaced, escapes stay for `shell_pattern`."""
+        """A pattern, or what is put in its place: variables are replaced and quotes removed, escapes stay."""
         found = ""
         while self.at < len(self.text):
             character = self.text[self.at]
@@ -156,10 +159,13 @@ class _Scanner:
             if character == stop:
                 return found
             if character == self.escape:
-                following = self._next()
-                found += following if following == "/" else "\\" + following
+                found += self.escape + self._next()
             elif character == "$":
                 found += self._dollar()
+            elif character == "'":
+                found += self._until_quote()
+            elif character == '"':
+                found += self.double_quoted()
             else:
                 found += character
         raise ExpansionError(f"unexpected end of {self.text!r}: no matching {stop}")
@@ -175,7 +181,8 @@ def _choose(modifier: str, name: str, value: str | None, word: str) -> str:
             return word if present else ""
         case _:
             if not present:
-                raise ExpansionError(f"{name}: {word or 'not allowed to be unset or empty'}")
+                said = f"is not allowed to be {'unset' if value is None else 'empty'}"
+                raise ExpansionError(f"{name}: {word or said}")
             return value or ""
 
 

@@ -51,6 +51,8 @@ def plan(bench: Workbench, instruction: Instruction, work: Work, step: Step, ear
     config = work.state.config
     script, text = _script(instruction)
     words = stages.shell_or_exec(instruction, config, text)
+    if not words:
+        raise Refused("there is no command to execute")
     options = bench.request.run._replace(
         command=words,
         entrypoint=(),
@@ -61,7 +63,7 @@ def plan(bench: Workbench, instruction: Instruction, work: Work, step: Step, ear
     )
     options, security = _security(bench, instruction, work.state, options)
     mounts = [_Mount(bench, mount, earlier) for mount in run_mounts(instruction, work.state, bench.scope)]
-    arguments = [f"{name}={value}" for name, value in sorted(work.state.arguments.items())]
+    arguments = [f"{name}={value}" for name, value in work.state.arguments.items()]
     told = f"|{len(arguments)} {' '.join(arguments)} " if arguments else ""
     return Plan(
         inputs={

@@ -5,6 +5,7 @@ image-spec, config.md; where they are silent, by what BuildKit does.
 """
 
 import re
+import signal as signals
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ DEFAULT_SHELL = ("/bin/sh", "-c")
 SCRATCH = ContainerConfig(env=(PATH,), working_dir="/")
 PROXY_ARGUMENTS = frozenset(("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"))
 PROXIES = PROXY_ARGUMENTS | {name.lower() for name in PROXY_ARGUMENTS}
+SIGNALS = frozenset(one.name.removeprefix("SIG") for one in signals.Signals)
 SYSTEMS = ("linux", "windows", "darwin", "freebsd")
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 PORT = re.compile(r"(?:.*:)?([0-9]+)(?:-([0-9]+))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
@@ -40,7 +42,10 @@ class Stage(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the instructions so far have made of a stage, but its files."""
+    """What the instructions so far have made of a stage, but its files.
+
+    `arguments` are the ARGs with what they mean now: of an ARG and an ENV of one name the later one counts.
+    """
 
     config: ContainerConfig
     arguments: Mapping[str, str] = {}
@@ -49,8 +54,8 @@ class State(NamedTuple):
 
     @property
     def variables(self) -> dict[str, str]:
-        """What `$name` means now: ENV wins over ARG."""
-        return {**self.arguments, **environment(self.config)}
+        """What `$name` means now."""
+        return {**environment(self.config), **self.arguments}
 
 
 class Scope(NamedTuple):
@@ -62,10 +67,10 @@ class Scope(NamedTuple):
     escape: str = "\\"
 
     def value(self, name: str, default: str | None) -> str | None:
-        """The value of an ARG in a stage, or None when it has none."""
+        """The value of an ARG in a stage, or None when it has none. Its own default wins over what is known outside."""
         if name in self.given:
             return self.given[name]
-        return self.platform.get(name, self.declared.get(name) if default is None else default)
+        return self.declared.get(name, self.platform.get(name)) if default is None else default
 
 
 class Refused(ValueError):
@@ -234,19 +239,14 @@ def is_metadata(instruction: Instruction) -> bool:
 
 
 def shell_or_exec(instruction: Instruction, config: ContainerConfig, text: str = "") -> tuple[str, ...]:
-    """The words to execute: as they stand in exec form, by the SHELL in force in shell form."""
+    """The words to execute: as they stand in exec form, by the SHELL in force in shell form (even of no words)."""
     if instruction.exec_form:
         return instruction.arguments
     return (*(config.shell or DEFAULT_SHELL), text or " ".join(instruction.arguments))
 
 
-def with_argument(state: State, name: str, value: str | None) -> State:
-    arguments = {key: kept for key, kept in state.arguments.items() if key != name}
-    return state._replace(arguments=arguments if value is None else {**arguments, name: value})
-
-
 def run_environment(state: State, scope: Scope) -> tuple[str, ...]:
-    """The environment of a RUN: ARGs and the proxies that were given, below ENV."""
+    """The environment of a RUN: ENV, the ARGs, and the proxies that were given, unless they are declared."""
     proxies = {name: value for name, value in scope.given.items() if name in PROXIES}
     return tuple(f"{name}={value}" for name, value in {**proxies, **state.variables}.items())
 
@@ -255,7 +255,8 @@ def _arg(instruction: Instruction, state: State, scope: Scope) -> State:
     for word in instruction.arguments:
         name, equals, default = word.partition("=")
         value = expand(default, state.variables, scope.escape) if equals else None
-        state = with_argument(state, name, scope.value(name, value))
+        if (found := scope.value(name, value)) is not None:  # without a value it leaves what there was
+            state = state._replace(arguments={**state.arguments, name: found})
     return state
 
 
@@ -270,9 +271,10 @@ def _pairs(instruction: Instruction, state: State, scope: Scope) -> list[tuple[s
 
 
 def _env(instruction: Instruction, state: State, scope: Scope) -> State:
-    variables = {**environment(state.config), **dict(_pairs(instruction, state, scope))}
-    env = tuple(f"{name}={value}" for name, value in variables.items())
-    return state._replace(config=state.config._replace(env=env))
+    given = dict(_pairs(instruction, state, scope))
+    env = tuple(f"{name}={value}" for name, value in {**environment(state.config), **given}.items())
+    arguments = {name: given.get(name, value) for name, value in state.arguments.items()}
+    return state._replace(config=state.config._replace(env=env), arguments=arguments)
 
 
 def _label(instruction: Instruction, state: State, scope: Scope) -> State:
@@ -281,14 +283,13 @@ def _label(instruction: Instruction, state: State, scope: Scope) -> State:
 
 
 def _cmd(instruction: Instruction, state: State, _: Scope) -> State:
-    empty = not instruction.arguments
-    cmd = () if empty else shell_or_exec(instruction, state.config)
+    cmd = shell_or_exec(instruction, state.config)
     return state._replace(config=state.config._replace(cmd=cmd), cmd_is_ours=True)
 
 
 def _entrypoint(instruction: Instruction, state: State, _: Scope) -> State:
     """Setting ENTRYPOINT drops a CMD that was inherited, for it was meant for another program."""
-    entrypoint = shell_or_exec(instruction, state.config) if instruction.arguments else ()
+    entrypoint = shell_or_exec(instruction, state.config)
     cmd = state.config.cmd if state.cmd_is_ours else None
     return state._replace(config=state.config._replace(entrypoint=entrypoint, cmd=cmd))
 
@@ -327,12 +328,15 @@ def _healthcheck(instruction: Instruction, state: State, _: Scope) -> State:
 
 
 def _duration(instruction: Instruction, flag: str) -> int:
-    """Nanoseconds of `1m30s`, `1.5s`, `100ms`: Go's time.ParseDuration."""
+    """Nanoseconds of `1m30s`, `1.5s`, `100ms`: Go's time.ParseDuration; none, or at least a millisecond."""
     text = instruction.flag(flag, "0s")
     parts = re.findall(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise Refused(f"--{flag}={text} is not a duration, like 30s or 1m30s")
-    return sum(int(float(number) * DURATION[unit]) for number, unit in parts)
+    duration = sum(int(float(number) * DURATION[unit]) for number, unit in parts)
+    if 0 < duration < DURATION["ms"]:
+        raise Refused(f"--{flag}={text} is less than 1ms")
+    return duration
 
 
 def _maintainer(instruction: Instruction, state: State, _: Scope) -> State:
@@ -356,15 +360,14 @@ def _shell(instruction: Instruction, state: State, _: Scope) -> State:
 
 def _stop_signal(instruction: Instruction, state: State, scope: Scope) -> State:
     signal = expand(instruction.arguments[0], state.variables, scope.escape)
-    if not re.fullmatch(r"[0-9]{1,2}|(SIG)?[A-Za-z0-9+-]+", signal):
-        raise Refused(f"{signal} is not a signal, like SIGTERM or 15")
+    known = signal.upper().removeprefix("SIG") in SIGNALS or re.fullmatch(r"[0-9]{1,2}|(SIG)?RTM(IN\+|AX-)\d+", signal)
+    if not known or signal in ("0", "00"):
+        raise Refused(f"{signal or repr(signal)} is not a signal, like SIGTERM or 15")
     return state._replace(config=state.config._replace(stop_signal=signal))
 
 
 def _user(instruction: Instruction, state: State, scope: Scope) -> State:
     user = expand(instruction.arguments[0], state.variables, scope.escape)
-    if not user:
-        raise Refused("is empty after expansion")
     return state._replace(config=state.config._replace(user=user))
 
 

@@ -13,7 +13,6 @@ from minicontainer.build import reasons as build_reasons
 from minicontainer.build.dockerfile import Instruction
 from minicontainer.build.expansion import expand
 from minicontainer.build.progress import Step
-from minicontainer.build.stages import Refused
 from minicontainer.build.workbench import Earlier, Overlay, Plan, Work, Workbench
 from minicontainer.oci.image import History
 
@@ -60,8 +59,6 @@ def _workdir(bench: Workbench, instruction: Instruction, work: Work, step: Step,
     del step, earlier  # it says nothing and needs no other stage
     config = work.state.config
     path = expand(instruction.arguments[0], work.state.variables, bench.scope.escape)
-    if not path:
-        raise Refused("is empty after expansion")
     path = posixpath.join("/", config.working_dir, path)
     path = posixpath.normpath(path).replace("//", "/")
 

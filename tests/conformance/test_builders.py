@@ -144,6 +144,60 @@ CORPUS: dict[str, Case] = {
         "RUN --mount=type=cache,target=/c echo 1 > /c/x && ls /c > /l\nRUN --mount=type=tmpfs,target=/t echo > /t/x\n",
         {BUILDKIT: "that of docker 20.10 leaves the places that were mounted on; newer ones take them away, as we do"},
     ),
+    "of ENV and ARG the later one": Case(
+        f"{B}ENV a=1 b=1\nARG a=2\nARG b\nARG c=3\nARG c\nRUN echo $a $b $c > /f\nLABEL a=$a\n"
+        "ENV a=4\nRUN echo $a > /g\n",
+        {BUILDAH: "ENV wins over ARG, whichever comes later"},
+    ),
+    "a default of an argument of the platform": Case(
+        f"{B}ARG TARGETOS=mine\nRUN echo $TARGETOS > /f\n", {BUILDAH: "the platform's value wins"}
+    ),
+    "users": Case(f"{B}USER 3\nUSER web:root\nUSER $none\nRUN id -u > /f\nUSER 33:44\n"),
+    "commands without words": Case(f"{B}CMD\nENTRYPOINT\n"),
+    "commands that are almost JSON": Case(
+        f"{B}CMD [ 'a' ]\nENTRYPOINT [\"a\" \"b\"]\nRUN ['/bin/no'] || echo 1 > /f\n"
+    ),
+    "an empty entrypoint": Case(f'{B}ENTRYPOINT ["a"]\nCMD ["b"]\nFROM base\nENTRYPOINT []\n'),
+    "a shell that is inherited": Case(
+        f'{B}SHELL ["/bin/sh", "-ec"]\nFROM base\nRUN echo $0 > /f\nCMD y\nHEALTHCHECK CMD z\n'
+    ),
+    "triggers of every kind": Case(
+        f'{B}ONBUILD ARG x=1\nONBUILD RUN echo $x \\\n  y > /f\nONBUILD USER web\nONBUILD WORKDIR /w\n'
+        'ONBUILD LABEL a="x y"\nONBUILD EXPOSE 80\nONBUILD VOLUME /v\nONBUILD CMD ["q"]\nFROM base AS s\nFROM s\n',
+    ),
+    "working directories of links": Case(
+        f"{B}RUN mkdir /real && ln -s /real /l && mkdir -m 700 /x && chown 5:5 /x\nWORKDIR /l/sub\nCOPY a.txt .\n"
+        "WORKDIR /x\nWORKDIR y\nWORKDIR ../z/.\nRUN pwd > p\n"
+    ),
+    "patterns of a copy": Case(f"{B}COPY d* k* /x/\nCOPY ?.txt /y/\nCOPY [^a].txt /z/\nCOPY none* a.txt /w/\n", {
+        BUILDAH: "a pattern that nothing has is an error"}),
+    "copies of directories": Case(
+        f"{B}COPY d/. /a\nCOPY d/* /b/\nCOPY d links /c/\nCOPY links /a\nCOPY ./d/../a.txt /e\n"
+    ),
+    "copies with owners": Case(
+        f"{B}RUN mkdir /e\nCOPY --chown=web:root a.txt /x\nCOPY --chown=55 d /y\nCOPY --chown=3:4 a.txt /n/m/f\n"
+        "COPY --chown=3:4 d /e\n"
+    ),
+    "copies of a stage's links": Case(
+        f"{B}FROM base AS o\nRUN mkdir -p /o/p && echo 1 > /o/a && ln -s a /o/l && ln -s /o /lo && ln /o/a /o/h && "
+        "chown -R 3:4 /o && chmod 700 /o\n"
+        "FROM base\nCOPY --from=o /o/l /r1\nCOPY --from=o /lo /r2\nCOPY --from=o /o /r3\nCOPY --from=o /o/p /y/\n"
+    ),
+    "copies onto links": Case(
+        f"{B}RUN mkdir /t && ln -s /t /l && ln -s /none /m && echo 1 > /f && ln -s /f /k\nCOPY a.txt /l\n"
+        "COPY a.txt /m/\nCOPY b.txt /k\n"
+    ),
+    "an archive over what is there": Case(
+        f"{B}RUN mkdir -p /x/inside && echo old > /x/inside/one\nADD packed.tgz /x\nADD --chown=3:4 owned.tar /y\n"
+        "ADD *.tgz *.txt /z/\n"
+    ),
+    "what becomes of a name": Case(
+        f"{B}COPY d /d\nCOPY a.txt /x\nRUN rm -rf /d /x && mkdir -p /x/y && ln -s /etc /d\nRUN rm /d\nCOPY a.txt /d\n"
+    ),
+    "labels of every shape": Case(
+        f"{B}ARG a=1\nLABEL \"multi\"=\"x \\\ny\" b='x\\ny' g.h-i/j=k $a=l\nLABEL g some text\n"
+        "LABEL j='{\"x\": [1]}'\n"
+    ),
     "a web application": Case(
         f"{B}FROM base AS build\nWORKDIR /src\nCOPY d ./\nRUN mkdir /out && cp -r /src /out/app && chmod -R go-w /out\n"
         "FROM base\nENV PORT=8080 NODE_ENV=production\nWORKDIR /app\nCOPY --from=build --chown=web:web /out/app ./\n"
@@ -280,7 +334,7 @@ def _exported(tool: list[str], out: Path) -> Made:
 @contextmanager
 def dockerd(root: Path) -> Iterator[Path]:
     """A daemon of our own, in a mount namespace that goes with it."""
-    words = ["unshare", "--mount", "--kill-child", "--fork", "dockerd", f"--data-root={root}/data",
+    words = ["unshare", "--mount", "setpriv", "--pdeathsig=KILL", "dockerd", f"--data-root={root}/data",
              f"--pidfile={root}/pid",
              f"--exec-root={root}/exec", f"--host=unix://{root}/sock", "--iptables=false", "--ip6tables=false",
              "--bridge=none", "--storage-driver=vfs"]  # fmt: skip

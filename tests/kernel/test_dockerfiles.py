@@ -230,6 +230,7 @@ COPIES: dict[str, Case] = {
         "FROM scratch\nARG s=a e=txt\nENV to=/x\nCOPY $s.$e ${to}/${s}_$e", {"x": "d 755", "x/a_txt": "f 644 A"},
         files=SOME,
     ),
+    "flags that are empty": Case("FROM scratch\nCOPY --chown= --chmod= --from= a.txt /x", {"x": "f 644 A"}, files=SOME),
     "chown by number": Case(
         "FROM scratch\nCOPY --chown=7:8 a.txt d/deep /x/\nCOPY --chown=9 b.txt /b",
         {"x": "d 755 7:8", "x/a.txt": "f 644 7:8 A", "x/two": "f 644 7:8 2", "b": "f 644 9:9 B"}, files=SOME,
@@ -314,6 +315,9 @@ CONFIGS: dict[str, Case] = {
     ),
     "scratch": Case(f"{FROM}LABEL a=1", {}, {"Env": [PATH], "Cmd": None, "Entrypoint": None, "User": None}),
     "scratch has a working directory": Case(f"{FROM}LABEL a=1", {}, {"WorkingDir": "/"}),
+    "a user and a working directory that are empty": Case(
+        f"{FROM}USER 3\nUSER $none\nWORKDIR /w\nWORKDIR $none", {"w": "d 755"}, {"User": None, "WorkingDir": "/w"}
+    ),
     "a chain of working directories": Case(
         f"{FROM}WORKDIR a\nWORKDIR b/c\nWORKDIR ../d\nWORKDIR ./e/.",
         {"a": "d 755", "a/b": "d 755", "a/b/c": "d 755", "a/b/d": "d 755", "a/b/d/e": "d 755"},
@@ -353,9 +357,13 @@ CONFIGS: dict[str, Case] = {
         {"Env": [PATH, "a=usr/lib/a.tar.gz", "b=a.tar.gz", "c=/usr/lib/a.tar", "d=/usr/lib/a",
                  "e=/usr/lib/b.tar.gz", "f=/usr/lib/b.tbr.gz", "g=/usr/lib/a.tar.gz", "h=_usr_lib_a.tar.gz"]},
     ),
-    "ENV wins over ARG": Case(
-        f"{FROM}ARG v=arg\nENV v=env\nARG v=again\nLABEL v=$v", {}, {"Labels": {"v": "env"}},
-        asked={"build_args": {"v": "given"}},
+    "of ENV and ARG the later one counts": Case(
+        f"{FROM}ARG v=arg\nENV v=env\nLABEL a=$v\nARG v=again\nLABEL b=$v", {},
+        {"Env": [PATH, "v=env"], "Labels": {"a": "env", "b": "given"}}, asked={"build_args": {"v": "given"}},
+    ),
+    "an ARG without a value leaves what there was": Case(
+        "FROM full\nARG x=1\nARG x BASE none\nLABEL x=$x$BASE$none", {},
+        {"Labels": {"a": "base", "b": "base", "x": "11"}},
     ),
     "ARG before FROM is for FROM": Case(
         "ARG from=scratch\nARG x=global\nFROM $from\nLABEL before=$x\nARG x\nLABEL after=$x\nARG x=own\nLABEL own=$x",
@@ -371,11 +379,14 @@ CONFIGS: dict[str, Case] = {
     ),
     "ARG is not in the image": Case(f"{FROM}ARG secret=1", {}, {"Env": [PATH]}),
     "arguments of the platform": Case(
-        "FROM --platform=$BUILDPLATFORM scratch\nARG TARGETOS\nARG TARGETARCH=none\nLABEL o=$TARGETOS n=$BUILDOS", {},
-        {"Labels": {"o": "linux", "n": ""}},
+        "FROM --platform=$BUILDPLATFORM scratch\nARG TARGETOS\nARG TARGETARCH=none\n"
+        "LABEL o=$TARGETOS n=$BUILDOS a=$TARGETARCH", {}, {"Labels": {"o": "linux", "n": "", "a": "none"}},
     ),
     "CMD in its forms": Case(f"{FROM}CMD [\"a\", \"$b\"]", {}, {"Cmd": ["a", "$b"], "Entrypoint": None}),
     "CMD by the shell": Case(f"{FROM}CMD a  $b && c", {}, {"Cmd": ["/bin/sh", "-c", "a  $b && c"]}),
+    "CMD and ENTRYPOINT without words": Case(
+        f"{FROM}CMD\nENTRYPOINT", {}, {"Cmd": ["/bin/sh", "-c", ""], "Entrypoint": ["/bin/sh", "-c", ""]}
+    ),
     "CMD that is almost JSON": Case(f"{FROM}CMD ['a', 'b']", {}, {"Cmd": ["/bin/sh", "-c", "['a', 'b']"]}),
     "the last CMD": Case(f"{FROM}CMD a\nCMD [\"b\"]", {}, {"Cmd": ["b"]}),
     "ENTRYPOINT drops an inherited CMD": Case(
@@ -418,7 +429,7 @@ CONFIGS: dict[str, Case] = {
                          "Retries": 3}},
     ),
     "HEALTHCHECK in exec form": Case(
-        f"{FROM}HEALTHCHECK CMD [\"/check\", \"$x\"]", {}, {"Healthcheck": {"Test": ["CMD", "/check", "$x"]}}
+        f"{FROM}HEALTHCHECK\tCMD\t[\"/check\", \"$x\"]", {}, {"Healthcheck": {"Test": ["CMD", "/check", "$x"]}}
     ),
     "HEALTHCHECK NONE": Case(
         f"{FROM}HEALTHCHECK CMD x\nHEALTHCHECK NONE", {}, {"Healthcheck": {"Test": ["NONE"]}}
@@ -513,6 +524,7 @@ RUNS: dict[str, Case] = {
         "RUN <<EOF\n#!/bin/busybox sh\necho script > /c\nEOF\n",
         {"a": "f 644 env shell\n", "b": "f 644 $v\nenv\n", "c": "f 644 script\n"},
     ),
+    "a RUN without words": Case("FROM base\nRUN\nRUN --network=none touch /f", {"f": "f 644 "}),
     "another shell": Case(
         'FROM base\nSHELL ["/bin/busybox", "sh", "-uc"]\nRUN echo $0 ${none-unset} > /f\nRUN ["/bin/touch", "$HOME x"]',
         {"f": "f 644 sh unset\n", "$HOME x": "f 644 "},
@@ -666,6 +678,7 @@ BAD: dict[str, str] = {  # a Dockerfile: its error
     "FROM scratch\nCOPY a.txt": f"{D}:2: COPY: needs at least 2 arguments, got 1",
     "FROM scratch\nCOPY --frm=x a /": f"{D}:2: COPY: unknown flag --frm; did you mean --from?",
     "FROM scratch\nCOPY --chown=1 --chown=2 a /": f"{D}:2: COPY: flag --chown given twice",
+    "FROM base\nRUN []": f"{D}:2: RUN: there is no command to execute",
     "FROM scratch\nCOPY --chmod a /": f"{D}:2: COPY: flag --chmod needs a value: --chmod=...",
     "FROM scratch\nCOPY --chmod=999 a.txt /": (
         f"{D}:2: COPY: --chmod=999: it is an octal mode, like 755, or a symbolic one, like u=rwX,go=rX"
@@ -698,8 +711,8 @@ BAD: dict[str, str] = {  # a Dockerfile: its error
     "FROM scratch\nEXPOSE 9-8": f"{D}:2: EXPOSE: 9-8: a port is 1 to 65535, and a range goes up",
     "FROM scratch\nEXPOSE 65536": f"{D}:2: EXPOSE: 65536: a port is 1 to 65535, and a range goes up",
     "FROM scratch\nSTOPSIGNAL a/b": f"{D}:2: STOPSIGNAL: a/b is not a signal, like SIGTERM or 15",
-    "FROM scratch\nUSER $u": f"{D}:2: USER: is empty after expansion",
-    "FROM scratch\nWORKDIR ${w}": f"{D}:2: WORKDIR: is empty after expansion",
+    "FROM scratch\nSTOPSIGNAL FOO": f"{D}:2: STOPSIGNAL: FOO is not a signal, like SIGTERM or 15",
+    "FROM scratch\nHEALTHCHECK --timeout=1us CMD x": f"{D}:2: HEALTHCHECK: --timeout=1us is less than 1ms",
     "FROM scratch\nVOLUME $v": f"{D}:2: VOLUME: a path is empty after expansion",
     "FROM scratch\nCOPY a.txt /x\nWORKDIR /x/y": f"{D}:3: WORKDIR: /x is not a directory",
     "# escape=x\nFROM scratch": f"{D}:1: directive escape: 'x' is neither \\ nor `",

