@@ -176,6 +176,7 @@ if os.environ.get("LONG"):
         home = engine.home(str(tmp_path_factory.mktemp("debian")))
         request = Request(context=str(IMAGES / "debian"), tags=("debian",), network="none")
         builder.build(home, request, Progress(io.StringIO()))
+        (IMAGES / "debian" / "rootfs.tar").unlink()
         return home
 
     @pytest.mark.parametrize("name", DEBIAN)
