@@ -31,7 +31,10 @@ class Flag(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command: its flags, and how many words it takes; with `rest` the flags end at the first word."""
+    """A command: its flags, and how many words it takes; with `rest` the flags end at the first word.
+
+    `elsewhere` are flags that docker has and we do not, each with what to do instead.
+    """
 
     name: str
     help: str
@@ -40,6 +43,7 @@ class Command(NamedTuple):
     most: int | None = 0
     flags: tuple[Flag, ...] = ()
     rest: bool = False
+    elsewhere: Mapping[str, str] = {}
 
 
 class Parsed(NamedTuple):
@@ -113,6 +117,8 @@ class _Reader:
     def _flag(self, name: str) -> Flag:
         if name in self.flags:
             return self.flags[name]
+        if instead := self.command.elsewhere.get(name):
+            raise UsageError(f"{self.command.name}: {name} is not built: {instead}")
         raise UsageError(
             f"{self.command.name}: unknown flag {name}{meant(name, self.flags)}; try: {self.program} --help"
         )

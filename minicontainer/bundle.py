@@ -6,7 +6,7 @@ conversion.md, runtime-spec config.md and config-linux.md, and passwd(5), group(
 
 from collections.abc import Iterable, Mapping
 
-from minicontainer.containers import ID_RANGE, Container, Options, Volume
+from minicontainer.containers import ID_RANGE, Container, Options, Port, Volume
 from minicontainer.errors import Error
 from minicontainer.oci.image import ContainerConfig
 from minicontainer.oci.runtime import (
@@ -171,6 +171,21 @@ def command(options: Options, image: ContainerConfig) -> tuple[str, ...]:
     if not words:
         raise Error(f"image {options.image} names no command; try: minicontainer run {options.image} COMMAND")
     return words
+
+
+def exposed(options: Options, image: ContainerConfig) -> Options:
+    """With `publish_all` also a free port of the machine for each that the image exposes."""
+    if not options.publish_all:
+        return options
+    asked = {(port.container_port, port.protocol) for port in options.ports}
+    ports = [
+        (int(number), protocol or "tcp")
+        for number, _, protocol in (text.partition("/") for text in image.exposed_ports)
+    ]
+    more = (
+        Port(container_port=number, protocol=protocol) for number, protocol in ports if (number, protocol) not in asked
+    )
+    return options._replace(ports=(*options.ports, *more))
 
 
 def environment(

@@ -23,6 +23,7 @@ from minicontainer.arguments import (
 from minicontainer.build.options import FLAGS as BUILD_FLAGS
 from minicontainer.containers import home
 from minicontainer.errors import TOOL_FAILED, Error
+from minicontainer.run_options import ELSEWHERE as NO_RUN_FLAGS
 from minicontainer.run_options import FLAGS as RUN_FLAGS
 from minicontainer.values import Any, NamedTuple, NoReturn
 
@@ -33,7 +34,8 @@ INTERRUPTED = 130
 
 ROOT = Flag(("--root",), "where everything is kept (or $MINICONTAINER_ROOT)", TEXT, "DIR")
 HELP = Flag(("-h", "--help"), "say this")
-FORMAT = Flag(("--format",), "json: one object a line, for programs", TEXT, "json")
+FORMAT = Flag(("--format",), "json, '{{.Field}}' or 'table {{.Field}}': see the reference, Format", TEXT, "FORM")
+ONE_FORMAT = Flag(("-f", "--format"), "json, or a template such as '{{.State.Pid}}'", TEXT, "FORM")
 QUIET = Flag(("-q", "--quiet"), "ids alone")
 NO_PROGRESS = Flag(("-q", "--quiet"), "no progress")
 PROCESS = "IMAGE [COMMAND [ARGUMENT...]]"
@@ -49,6 +51,10 @@ CREDENTIALS = (
 EXPLAIN = (
     Flag(("--explain",), "print each step towards the kernel, and why, as it happens"),
     Flag(("--step",), "the same, and wait for Enter before each step"),
+)
+ENDING = (
+    Flag(("-t", "--time"), "seconds to wait", TEXT, "SECONDS"),
+    Flag(("-s", "--signal"), "in place of the image's", TEXT, "SIGNAL"),
 )
 
 
@@ -84,49 +90,65 @@ def _registry(name: str, text: str, words: str = "", least: int = 0, most: int |
 
 TABLE = (
     _container("run", "create a container of an image and start it", PROCESS, 1, None, rest=True,
-               flags=(Flag(("-d", "--detach"), "in the background: print its id"), *RUN_FLAGS, *EXPLAIN)),
-    _container("create", "create a container", PROCESS, 1, None, rest=True, flags=RUN_FLAGS),
+               flags=(Flag(("-d", "--detach"), "in the background: print its id"), *RUN_FLAGS, *EXPLAIN),
+               elsewhere=NO_RUN_FLAGS),
+    _container("create", "create a container", PROCESS, 1, None, rest=True, flags=RUN_FLAGS,
+               elsewhere=NO_RUN_FLAGS),
     _container("start", "start containers", "CONTAINER...", 1, None,
-               flags=(Flag(("-a", "--attach"), "in the foreground"), *EXPLAIN)),
+               flags=(Flag(("-a", "--attach"), "in the foreground"),
+                      Flag(("-i", "--interactive"), "the same, with its stdin if it was created with one"), *EXPLAIN)),
     _container("ps", "list containers", flags=(
         Flag(("-a", "--all"), "also those that do not run"), QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"),
+        Flag(("-l", "--latest"), "the youngest, whether it runs or not"),
+        Flag(("-n", "--last"), "so many of the youngest, whether they run or not", TEXT, "NUMBER"),
         Flag(("-f", "--filter"), "name=, id=, status=, ancestor=, label=KEY[=VALUE]", LIST, "KEY=VALUE"))),
     _container("logs", "what a container wrote", "CONTAINER", 1, 1, flags=(
         Flag(("-f", "--follow"), "on and on, until it ends"), Flag(("-n", "--tail"), "the last lines", TEXT, "NUMBER"),
-        Flag(("--since",), "from a time on, or 10m ago", TEXT, "TIME"), Flag(("-t", "--timestamps"), "with times"))),
+        Flag(("--since",), "from a time on, or 10m ago", TEXT, "TIME"),
+        Flag(("--until",), "up to a time, or 10m ago", TEXT, "TIME"), Flag(("-t", "--timestamps"), "with times"))),
     _container("exec", "run a further process in a container", "CONTAINER COMMAND [ARGUMENT...]", 2, None, rest=True,
                flags=(
         Flag(("-d", "--detach"), "in the background"), Flag(("-i", "--interactive"), "keep stdin open"),
         Flag(("-t", "--tty"), "give it a terminal"), Flag(("-e", "--env"), "set a variable", LIST, "NAME[=VALUE]"),
+        Flag(("--env-file",), "read variables from a file", LIST, "FILE"),
         Flag(("-w", "--workdir"), "the directory to start in", TEXT, "DIR"),
         Flag(("-u", "--user"), "who to run as", TEXT, "USER[:GROUP]"), *EXPLAIN)),
-    _container("stop", "ask containers to end, then kill them", "CONTAINER...", 1, None,
-               flags=(Flag(("-t", "--time"), "seconds to wait", TEXT, "SECONDS"),)),
+    _container("stop", "ask containers to end, then kill them", "CONTAINER...", 1, None, flags=ENDING),
     _container("kill", "send a signal", "CONTAINER...", 1, None,
                flags=(Flag(("-s", "--signal"), "KILL by default", TEXT, "SIGNAL"),)),
-    _container("restart", "stop containers and start them", "CONTAINER...", 1, None,
-               flags=(Flag(("-t", "--time"), "seconds to wait", TEXT, "SECONDS"),)),
-    _container("rm", "remove containers", "CONTAINER...", 1, None, flags=(FORCE,)),
+    _container("restart", "stop containers and start them", "CONTAINER...", 1, None, flags=ENDING),
+    _container("pause", "let all processes of containers stand still", "CONTAINER...", 1, None),
+    _container("unpause", "let them go on", "CONTAINER...", 1, None),
+    _container("rename", "give a container another name", "CONTAINER NAME", 2, 2),
+    _container("rm", "remove containers", "CONTAINER...", 1, None, flags=(
+        FORCE, Flag(("-v", "--volumes"), "for docker's scripts: what a container wrote goes with it in any case"))),
     _container("wait", "wait for containers to end, and print their exit status", "CONTAINER...", 1, None),
-    _container("inspect", "all that is known of containers or images, as JSON", "NAME...", 1, None),
-    _container("port", "the published ports of a container", "CONTAINER", 1, 1),
+    _container("inspect", "all that is known of containers or images, as JSON", "NAME...", 1, None, flags=(
+        ONE_FORMAT, Flag(("--type",), "container or image: only such", TEXT, "KIND"))),
+    _container("port", "the published ports of a container", "CONTAINER [PORT[/PROTOCOL]]", 1, 2),
+    _container("top", "the processes of a container", "CONTAINER [OPTION OF PS...]", 1, None, rest=True),
     _container("stats", "what containers use", "[CONTAINER...]", 0, None,
                flags=(Flag(("--no-stream",), "once, not again and again"), FORMAT)),
-    _container("prune", "remove containers that have ended, and content that nobody needs"),
-    _image("images", "list images", "[NAME]", 0, 1, flags=(QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"))),
+    _container("prune", "remove containers that have ended, and content that nobody needs", flags=(
+        Flag(("-f", "--force"), "for docker's scripts: it does not ask in any case"),)),
+    _image("images", "list images", "[NAME]", 0, 1, flags=(
+        QUIET, FORMAT, Flag(("--no-trunc",), "whole ids"), Flag(("--digests",), "with the digests of the manifests"),
+        Flag(("-a", "--all"), "for docker's scripts: none are hidden in any case"),
+        Flag(("-f", "--filter"), "dangling=true, reference=PATTERN, label=KEY[=VALUE]", LIST, "KEY=VALUE"))),
     _image("rmi", "remove images", "IMAGE...", 1, None, flags=(FORCE,)),
     _image("tag", "give an image a further name", "SOURCE NAME", 2, 2),
     Entry(Command("build", "build an image", "CONTEXT", 1, 1, flags=BUILD_FLAGS), "build.command", "build_image"),
     Entry(Command("builder", "what builds keep for the next ones: prune, du", "prune|du", 1, 1, flags=(
         Flag(("-a", "--all"), "prune: also what images share"),
+        Flag(("-f", "--force"), "for docker's scripts: it does not ask in any case"),
         Flag(("--filter",), "prune: what was not used for so long", LIST, "until=24h"),
         Flag(("--keep-storage",), "prune: keep as much as this, the last used first", TEXT, "BYTES[kmg]"))),
           "build.storage", "builder"),
     _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(
         PLAIN, NO_PROGRESS, PLATFORM, Flag(("--all-platforms",), "everything that an index names"))),
     _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS, PLATFORM)),
-    _image("login", "remember the credentials of a registry", "REGISTRY", 1, 1, flags=(*CREDENTIALS, PLAIN)),
-    _image("logout", "forget the credentials of a registry", "REGISTRY", 1, 1),
+    _image("login", "remember the credentials of a registry", "[REGISTRY]", 0, 1, flags=(*CREDENTIALS, PLAIN)),
+    _image("logout", "forget the credentials of a registry", "[REGISTRY]", 0, 1),
     _image("load", "read images from an archive (docker's or OCI's)", flags=(
         Flag(("-i", "--input"), "from a file instead of stdin", TEXT, "FILE"), NO_PROGRESS)),
     _image("save", "write images to an archive", "IMAGE...", 1, None, flags=(
@@ -134,7 +156,7 @@ TABLE = (
         Flag(("--format",), "docker-archive, oci-archive or oci-dir", TEXT, "FORMAT"), PLATFORM)),
     _image("history", "the steps that made an image", "IMAGE", 1, 1, flags=(
         QUIET, FORMAT, Flag(("--no-trunc",), "whole commands and ids"))),
-    _image("image inspect", "all that is known of images, as JSON", "IMAGE...", 1, None),
+    _image("image inspect", "all that is known of images, as JSON", "IMAGE...", 1, None, flags=(ONE_FORMAT,)),
     _usage("image prune", "remove images that have no name", flags=(
         Flag(("-a", "--all"), "all that no container needs"), YES,
         Flag(("--filter",), "until=24h, label=KEY[=VALUE]", LIST, "KEY=VALUE"))),
@@ -165,12 +187,38 @@ TABLE = (
     Entry(Command("version", "the version"), "cli", "version", needs_root=False),
 )  # fmt: skip
 COMMANDS = {entry.command.name: entry for entry in TABLE}
-GROUPS = {"image", "registry", "system"}  # first words of commands of two
+GROUPS = {"buildx", "container", "image", "registry", "system"}  # first words of commands of two
+VERBS = (
+    "commit create diff exec export inspect kill logs pause port prune ps rename restart rm run start stats stop top"
+)
 ALIASES = {  # docker's long forms
+    "buildx build": "build",
+    "container ls": "ps",
+    "container list": "ps",
+    **{f"container {verb}": verb for verb in (*VERBS.split(), "unpause", "wait")},
     "image ls": "images",
     "image list": "images",
     "image rm": "rmi",
     **{f"image {verb}": verb for verb in ("build", "history", "import", "load", "pull", "push", "save", "tag")},
+}
+ORCHESTRATES = "miniecs runs containers on several machines; try: miniecs --help"
+ELSEWHERE = {  # what docker has and we do not, and what to do instead
+    "attach": "try: logs --follow to see what it says, exec -it to go in",
+    "compose": "a task of miniecs has several containers; try: miniecs --help",
+    "config": ORCHESTRATES,
+    "context": "there is no daemon to choose",
+    "events": "try: ps --all, logs --follow, or minicontainer-runtime events",
+    "manifest": "try: image inspect, or push an index that `build --platform` has made",
+    "network": "there is one bridge; try: run --network bridge, none or host",
+    "node": ORCHESTRATES,
+    "plugin": "nothing can be plugged in",
+    "search": "no registry but docker's can be searched",
+    "secret": "try: build --secret",
+    "service": ORCHESTRATES,
+    "stack": ORCHESTRATES,
+    "swarm": ORCHESTRATES,
+    "update": "try: minicontainer-runtime --root /run/minicontainer/runtime update ID",
+    "volume": "try: run --volume /a/directory:/in/the/container",
 }
 
 
@@ -223,10 +271,14 @@ def dispatch(words: list[str]) -> int:
     if name in GROUPS:
         if not rest or rest[0].startswith("-"):
             mine = [entry.command for entry in TABLE if entry.command.name.startswith(f"{name} ")]
+            mine += [COMMANDS[short].command._replace(name=long) for long, short in ALIASES.items()
+                     if long.startswith(f"{name} ")]  # fmt: skip
             print(overview(PROGRAM, f"{name}: a word of these commands", mine, (HELP,)), end="")
             return 0 if rest else TOOL_FAILED
         name, rest = f"{name} {rest[0]}", rest[1:]
         name = ALIASES.get(name, name)
+    if name in ELSEWHERE:
+        raise UsageError(f"{name} is not built: {ELSEWHERE[name]}")
     choose(PROGRAM, {known: entry.command for known, entry in COMMANDS.items()}, name)
     entry = COMMANDS[name]
     command = entry.command._replace(flags=(*entry.command.flags, HELP if not _has_h(entry.command) else LONG_HELP))

@@ -12,12 +12,18 @@ from contextlib import suppress
 from minicontainer import engine, run_options
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.containers import CREATED, RUNNING, Container, Home
+from minicontainer.containers import rename as rename_container
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
 from minicontainer.linux import procfs
 from minicontainer.plan import Explain, explain_on
+from minicontainer.runtime.states import WrongStatus
 from minicontainer.values import Any
 
 SAMPLE = 0.5  # seconds that the use of CPU is measured over
+
+
+class NotPublished(Error):
+    exit_code = 1
 
 
 def run(home: Home, parsed: Parsed) -> int:
@@ -104,7 +110,7 @@ def _explain(parsed: Parsed) -> Explain | None:
 
 def start(home: Home, parsed: Parsed) -> int:
     _seal_for(home, parsed.words)
-    if parsed.attach:
+    if parsed.attach or parsed.interactive:
         from minicontainer import foreground
 
         if len(parsed.words) > 1:
@@ -115,7 +121,7 @@ def start(home: Home, parsed: Parsed) -> int:
 
 def stop(home: Home, parsed: Parsed) -> int:
     seconds = None if parsed.time is None else _seconds(parsed.time)
-    return _each(parsed, lambda name: engine.stop(home, name, seconds))
+    return _each(parsed, lambda name: engine.stop(home, name, seconds, parsed.signal or ""))
 
 
 def restart(home: Home, parsed: Parsed) -> int:
@@ -123,10 +129,47 @@ def restart(home: Home, parsed: Parsed) -> int:
     seconds = None if parsed.time is None else _seconds(parsed.time)
 
     def again(name: str) -> None:
-        engine.stop(home, name, seconds)
+        engine.stop(home, name, seconds, parsed.signal or "")
         engine.start(home, name)
 
     return _each(parsed, again)
+
+
+def pause(home: Home, parsed: Parsed) -> int:
+    from minicontainer.runtime import operations
+
+    return _each(parsed, lambda name: operations.pause(home.runtime, engine.running(home, name).id))
+
+
+def unpause(home: Home, parsed: Parsed) -> int:
+    from minicontainer.runtime import cgroups, operations
+
+    def go_on(name: str) -> None:
+        container = engine.running(home, name)
+        if not cgroups.is_frozen(container.cgroups):
+            raise WrongStatus(f"container {container.name} is not paused")
+        operations.resume(home.runtime, container.id)
+
+    return _each(parsed, go_on)
+
+
+def rename(home: Home, parsed: Parsed) -> int:
+    name, new = parsed.words
+    if not run_options.NAME.fullmatch(new):
+        raise UsageError(f"{new!r}: a letter or digit, then letters, digits, and _.- are expected")
+    rename_container(home, engine.inspect(home, name), new)
+    return 0
+
+
+def top(home: Home, parsed: Parsed) -> int:
+    from minicontainer.runtime import cgroups
+    from minicontainer.runtime import reports as runtime_reports
+
+    name, *arguments = parsed.words
+    pids = cgroups.processes(engine.running(home, name).cgroups)
+    # What is added makes no difference to -ef, and all of it to `-o pid,comm`, which selects nobody: ps(1)
+    runtime_reports.show_processes(pids, [*(arguments or ["-ef"]), "-p", ",".join(map(str, pids or {0}))])
+    return 0
 
 
 def kill(home: Home, parsed: Parsed) -> int:
@@ -160,7 +203,7 @@ def _each(parsed: Parsed, action: Callable[[str], object]) -> int:
 
 def exec_(home: Home, parsed: Parsed) -> int:
     name, *command = parsed.words
-    env = run_options.environment((), parsed.env, os.environ)
+    env = run_options.environment(parsed.env_file, parsed.env, os.environ)
     container = engine.inspect(home, name)
     _seal(container.options.userns)
     place, user = parsed.workdir or "", parsed.user or ""
@@ -188,19 +231,27 @@ def ps(home: Home, parsed: Parsed) -> int:
     from minicontainer import reports
 
     filters = [reports.filter_of(text) for text in parsed.filter]
-    everything = parsed.all or any(text.startswith("status=") for text in parsed.filter)
+    last = 1 if parsed.latest else None if parsed.last is None else _seconds(parsed.last)
+    everything = parsed.all or last is not None or any(text.startswith("status=") for text in parsed.filter)
     found = [
         container
         for container in engine.list_containers(home)
         if (everything or container.status == RUNNING) and all(accept(container) for accept in filters)
-    ]
+    ][:last]
     if parsed.quiet:
         for container in found:
             print(container.id if parsed.no_trunc else container.id[:12])
         return 0
-    rows = [reports.container_row(container, time.time(), parsed.no_trunc) for container in found]
+    now, whole = time.time(), parsed.no_trunc
+    rows = [reports.container_row(container, now, whole, paused=_is_paused(container)) for container in found]
     reports.show(rows, reports.CONTAINER_HEADS, parsed.format, sys.stdout)
     return 0
+
+
+def _is_paused(container: Container) -> bool:
+    from minicontainer.runtime import cgroups
+
+    return container.status == RUNNING and cgroups.is_frozen(container.cgroups)
 
 
 def logs(home: Home, parsed: Parsed) -> int:
@@ -209,7 +260,10 @@ def logs(home: Home, parsed: Parsed) -> int:
 
     tail = None if parsed.tail in (None, "all") else _seconds(parsed.tail)
     since = 0.0 if parsed.since is None else reports.moment(parsed.since, time.time())
+    until = None if parsed.until is None else reports.moment(parsed.until, time.time(), "--until")
     for record in engine.read_logs(home, parsed.words[0], follow=parsed.follow, tail=tail, since=since):
+        if until is not None and record.time > until:
+            break
         stream = sys.stderr if record.stream == "stderr" else sys.stdout
         stream.write(f"{format_time(record.time)} {record.text}" if parsed.timestamps else record.text)
         stream.flush()
@@ -217,25 +271,42 @@ def logs(home: Home, parsed: Parsed) -> int:
 
 
 def inspect(home: Home, parsed: Parsed) -> int:
-    import json
-
     from minicontainer import reports
 
-    found = []
-    for name in parsed.words:
-        try:
-            found.append(reports.container_json(engine.inspect(home, name)))
-        except ContainerNotFound:
-            from minicontainer import image_commands
-
-            found.append(image_commands.inspected(home, name))
-    print(json.dumps(found, indent=4))
+    if parsed.type not in (None, "container", "image"):
+        raise UsageError(f"--type {parsed.type!r}: container or image is expected")
+    found = [_inspected(home, name, parsed.type) for name in parsed.words]
+    reports.show_documents(found, parsed.format, sys.stdout)
     return 0
 
 
+def _inspected(home: Home, name: str, kind: str | None) -> dict[str, Any]:
+    from minicontainer import reports
+
+    if kind != "image":
+        try:
+            container = engine.inspect(home, name)
+            return reports.container_json(container, paused=_is_paused(container))
+        except ContainerNotFound:
+            if kind:
+                raise
+    from minicontainer import image_commands
+
+    return image_commands.inspected(home, name)
+
+
 def port(home: Home, parsed: Parsed) -> int:
-    for one in engine.inspect(home, parsed.words[0]).ports:
-        print(f"{one.container_port}/{one.protocol} -> {one.host_ip or '0.0.0.0'}:{one.host_port}")
+    """All that are published, or where the one that is asked for is."""
+    name, *asked = parsed.words
+    wanted = "".join(asked) + ("" if not asked or "/" in asked[0] else "/tcp")
+    found = 0
+    for one in engine.inspect(home, name).ports:
+        inner, outer = f"{one.container_port}/{one.protocol}", f"{one.host_ip or '0.0.0.0'}:{one.host_port}"
+        if not asked or inner == wanted:
+            print(outer if asked else f"{inner} -> {outer}")
+            found += 1
+    if asked and not found:
+        raise NotPublished(f"container {name} publishes no port {wanted}; try: minicontainer port {name}")
     return 0
 
 

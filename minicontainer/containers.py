@@ -220,9 +220,30 @@ def read(place: Home, container_id: str) -> Container:
     """
     try:
         with open(f"{place.container(container_id)}/container.json", "rb") as file:
-            return Container.from_json(json_documents.loads(file.read()))
+            container = Container.from_json(json_documents.loads(file.read()))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise ContainerNotFound(container_id) from None
+    return container._replace(name=_new_name(place, container))
+
+
+def _new_name(place: Home, container: Container) -> str:
+    """The name since `rename`, which a supervisor does not know: it is in a file of its own."""
+    try:
+        with open(f"{place.container(container.id)}/name", encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return container.name
+
+
+def rename(place: Home, container: Container, name: str) -> None:
+    """Give a container another name, whether it runs or not.
+
+    Raises:
+        NameInUse: another container has it.
+    """
+    claim_name(place, name, container.id)
+    files.write(f"{place.container(container.id)}/name", name.encode())
+    os.unlink(f"{place.data}/names/{container.name}")
 
 
 def find(place: Home, name_or_id: str) -> str:
@@ -254,6 +275,7 @@ def alive(container: Container) -> bool:
 
 def remove(place: Home, container: Container) -> None:
     """Remove all files of a container: out of sight by one rename, so that a half-removed one is never seen."""
+    container = container._replace(name=_new_name(place, container))
     gone = f"{place.data}/removed/{container.id}"
     os.makedirs(f"{place.data}/removed", mode=0o700, exist_ok=True)
     with suppress(FileNotFoundError):

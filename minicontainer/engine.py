@@ -79,7 +79,7 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
             name=options.name or container_id[:12],
             image=options.image,
             image_id=image_id,
-            options=options,
+            options=bundle.exposed(options, config),
             created=time.time(),
             command=bundle.command(options, config),
             stop_signal=options.stop_signal or config.stop_signal or "SIGTERM",
@@ -236,7 +236,7 @@ def _wait_for_end(container: Container, timeout: float | None) -> bool:
         os.close(descriptor)
 
 
-def stop(home: Home, id: str, timeout: float | None = None) -> None:
+def stop(home: Home, id: str, timeout: float | None = None, signal: str = "") -> None:
     """Send the stop signal, and SIGKILL to what still runs after `timeout` seconds; twice is no error.
 
     A first process without a handler does not feel a signal (pid_namespaces(7)): it is killed without the wait.
@@ -246,9 +246,11 @@ def stop(home: Home, id: str, timeout: float | None = None) -> None:
         return
     _mark_stopping(container)
     limit = container.options.stop_timeout if timeout is None else timeout
-    number = signal_number(container.stop_signal)
+    number = signal_number(signal or container.stop_signal)
     with suppress(states.WrongStatus, states.NoSuchContainer):
         operations.kill(home.runtime, container.id, number)
+        if cgroups.is_frozen(container.cgroups):
+            operations.resume(home.runtime, container.id)  # what is paused feels a signal when it goes on
     deadline = time.monotonic() + limit
     unfelt_since: float | None = None
     while time.monotonic() < deadline:
@@ -289,7 +291,8 @@ def _kill_and_wait(home: Home, container: Container) -> None:
     raise Error(f"container {container.name} does not end after SIGKILL; its process may hang in the kernel")
 
 
-def _running(home: Home, id: str) -> Container:
+def running(home: Home, id: str) -> Container:
+    """The container, which runs."""
     container = inspect(home, id)
     if container.status != RUNNING:
         name = container.name
@@ -299,7 +302,7 @@ def _running(home: Home, id: str) -> Container:
 
 def kill(home: Home, id: str, signal: int | str = "SIGKILL") -> None:
     """Send a signal to the first process."""
-    container = _running(home, id)
+    container = running(home, id)
     operations.kill(home.runtime, container.id, signal_number(signal))
 
 
@@ -359,7 +362,7 @@ def execute(
     explain: Explain | None = None,
 ) -> int:
     """Start a further process in a running container: its pid, a child of the caller."""
-    container = _running(home, id)
+    container = running(home, id)
     process = _further_process(container, tuple(command), env, workdir, user, console_socket is not None)
     null = -1
     if streams is None and console_socket is None:
@@ -426,7 +429,7 @@ def read_logs(
 
 def statistics(home: Home, id: str) -> cgroups.Usage:
     """What the container uses now: bytes of memory, CPU time in nanoseconds, processes."""
-    container = _running(home, id)
+    container = running(home, id)
     if set(container.cgroups) != {cgroups.UNIFIED} and "memory" not in container.cgroups:
         raise Error(
             f"nothing counts what {container.name} uses: it has no cgroup of its own; try: {rootless.DELEGATION}"

@@ -4,21 +4,23 @@ Stands between `cli` and `engine`.
 """
 
 import getpass
-import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from minicontainer import engine, reports
 from minicontainer.arguments import Parsed, UsageError
+from minicontainer.bundle import label_filter
 from minicontainer.containers import Home
 from minicontainer.errors import Error
 from minicontainer.image import image_archives, oci_layouts
 from minicontainer.image import images as image_functions
 from minicontainer.logs import parse_time
-from minicontainer.oci.image import Descriptor, History, Platform
-from minicontainer.oci.reference import Reference
+from minicontainer.oci.image import Descriptor, History, ImageConfig, Platform
+from minicontainer.oci.reference import DEFAULT_REGISTRY, Reference
 from minicontainer.registry import client
 from minicontainer.registry.bars import Progress
 from minicontainer.registry.credentials import Credentials
@@ -42,10 +44,13 @@ class NothingNamed(Error):
 
 def images(home: Home, parsed: Parsed) -> int:
     wanted = parsed.words[0] if parsed.words else ""
+    filters = [_filter(text) for text in parsed.filter]
     rows = []
-    for name, _, manifest, config in engine.images(home):
+    for name, descriptor, manifest, config in engine.images(home):
         repository, tag = _repository_and_tag(name)
         if wanted and wanted not in (repository, f"{repository}:{tag}"):
+            continue
+        if not all(accepted(f"{repository}:{tag}", config) for accepted in filters):
             continue
         digits = manifest.config.digest
         rows.append(
@@ -54,14 +59,30 @@ def images(home: Home, parsed: Parsed) -> int:
                 "Tag": tag,
                 "ID": digits if parsed.no_trunc else digits.partition(":")[2][:12],
                 "CreatedSince": _since(config.created),
+                "CreatedAt": config.created,
+                "Digest": descriptor.digest,
                 "Size": reports.size(sum(layer.size for layer in manifest.layers)),
             }
         )
     if parsed.quiet:
         print("".join(f"{row}\n" for row in dict.fromkeys(row["ID"] for row in rows)), end="")
     else:
-        reports.show(rows, reports.IMAGE_HEADS, parsed.format, sys.stdout)
+        heads = reports.DIGEST_HEADS if parsed.digests else reports.IMAGE_HEADS
+        reports.show(rows, heads, parsed.format, sys.stdout)
     return 0
+
+
+def _filter(text: str) -> Callable[[str, ImageConfig], bool]:
+    """Whether an image of a name and config is one that --filter wants."""
+    key, _, value = text.partition("=")
+    match key:
+        case "dangling" if value in ("true", "false"):
+            return lambda name, _: (name == "<none>:<none>") == (value == "true")
+        case "reference" if value:
+            return lambda name, _: any(fnmatchcase(one, value) for one in (name, name.rpartition(":")[0]))
+        case "label" if value:
+            return lambda _, config: label_filter(config.config.labels, value)
+    raise UsageError(f"--filter {text!r}: dangling=true, reference=PATTERN or label=KEY[=VALUE] is expected")
 
 
 def _repository_and_tag(name: str) -> tuple[str, str]:
@@ -180,15 +201,19 @@ def login(_: Home, parsed: Parsed) -> int:
         password = getpass.getpass("Password: ")
     if not user or not password:
         raise UsageError("login needs --username, and the password by --password-stdin")
-    client.login(parsed.words[0], Credentials(user=user, password=password), plain_http=parsed.plain_http)
+    client.login(_registry(parsed), Credentials(user=user, password=password), plain_http=parsed.plain_http)
     print("Login Succeeded")
     return 0
 
 
 def logout(_: Home, parsed: Parsed) -> int:
-    had = client.logout(parsed.words[0])
-    print(f"{'Removed' if had else 'No'} login credentials for {parsed.words[0]}")
+    had = client.logout(_registry(parsed))
+    print(f"{'Removed' if had else 'No'} login credentials for {_registry(parsed)}")
     return 0
+
+
+def _registry(parsed: Parsed) -> str:
+    return parsed.words[0] if parsed.words else DEFAULT_REGISTRY
 
 
 def load(home: Home, parsed: Parsed) -> int:
@@ -242,7 +267,7 @@ def save(home: Home, parsed: Parsed) -> int:
 def image_inspect(home: Home, parsed: Parsed) -> int:
     for name in parsed.words:
         engine.image(home, name)  # it is there, or that is said of an image
-    print(json.dumps([inspected(home, name) for name in parsed.words], indent=4))
+    reports.show_documents([inspected(home, name) for name in parsed.words], parsed.format, sys.stdout)
     return 0
 
 

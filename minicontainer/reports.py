@@ -22,13 +22,14 @@ CONTAINER_HEADS = {
     "ID": "CONTAINER ID",
     "Image": "IMAGE",
     "Command": "COMMAND",
-    "CreatedAt": "CREATED",
+    "RunningFor": "CREATED",
     "Status": "STATUS",
     "Ports": "PORTS",
     "Names": "NAMES",
 }
 USAGE_HEADS = {"ID": "CONTAINER ID", "Name": "NAME", "CPUPerc": "CPU %", "MemUsage": "MEMORY", "PIDs": "PIDS"}
 IMAGE_HEADS = {"Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE"}
+DIGEST_HEADS = {"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", **dict([*IMAGE_HEADS.items()][2:])}
 FILTERS: Mapping[str, Callable[[Container, str], bool]] = {
     "name": lambda container, value: value in container.name,
     "id": lambda container, value: container.id.startswith(value),
@@ -37,6 +38,7 @@ FILTERS: Mapping[str, Callable[[Container, str], bool]] = {
     "label": lambda container, value: label_filter(container.options.labels, value),
 }
 AGES = ((60, 1, "second"), (3600, 60, "minute"), (86400, 3600, "hour"), (1 << 62, 86400, "day"))
+PAUSED = "paused"  # what runs and is frozen
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -49,31 +51,48 @@ SIZES = (_Unit(1e9, "GB"), _Unit(1e6, "MB"), _Unit(1e3, "kB"), _Unit(1, "B"))
 
 
 def show(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str], form: str | None, out: "TextIO") -> None:
-    """The rows as a table, or with `form` json as one object a line."""
+    """The rows as a table; or as --format wants them: json, a template a line, a table of one."""
+    word, _, rest = (form or "table").partition(" ")
     if form == "json":
-        for row in rows:
-            out.write(json.dumps(row) + "\n")
+        out.write("".join(json.dumps(row) + "\n" for row in rows))
         return
-    if form is not None:
-        raise UsageError(f"--format {form!r} is not built yet; try: --format json")
-    lines = [list(heads.values()), *([str(row[name]) for name in heads] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    for line in lines:
-        out.write("   ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip() + "\n")
+    from minicontainer import templates  # why here: ids alone, and what a container starts with, need none
+
+    if word != "table":
+        line = templates.template(form or "")
+        out.write("".join(f"{line(row)}\n" for row in rows))
+        return
+    line = templates.template(rest or "\t".join(f"{{{{.{name}}}}}" for name in heads))
+    titles = {name: heads.get(name, name.upper()) for name in (*heads, *(rows[0] if rows else ()))}
+    out.write(templates.aligned([line(titles), *map(line, rows)]))
 
 
-def container_row(container: Container, now: float, whole: bool) -> dict[str, Any]:
+def show_documents(found: Sequence[Mapping[str, Any]], form: str | None, out: "TextIO") -> None:
+    """What `inspect` found: a list of objects; in one line for --format json; a template's line for each."""
+    if form in (None, "json"):
+        out.write(json.dumps(found, indent=None if form else 4) + "\n")
+        return
+    from minicontainer import templates  # why here: as above
+
+    line = templates.template(form or "")
+    out.write("".join(f"{line(one)}\n" for one in found))
+
+
+def container_row(container: Container, now: float, whole: bool, paused: bool = False) -> dict[str, Any]:
     command = " ".join(container.command)
     return {
         "ID": container.id if whole else container.id[:12],
         "Image": container.image,
         "Command": f'"{command if whole or len(command) <= 20 else command[:19] + "…"}"',
-        "CreatedAt": f"{age(now - container.created)} ago",
-        "Status": status(container, now),
+        "CreatedAt": _date(container.created),
+        "RunningFor": f"{age(now - container.created)} ago",
+        "Status": status(container, now) + (" (Paused)" if paused else ""),
         "Ports": ", ".join(map(published, container.ports if container.status == RUNNING else ())),
         "Names": container.name,
-        "State": container.status,
+        "State": PAUSED if paused else container.status,
         "Labels": ",".join(f"{name}={value}" for name, value in container.options.labels.items()),
+        "Networks": container.options.network,
+        "Mounts": ",".join(volume.source for volume in container.options.volumes),
     }
 
 
@@ -82,6 +101,7 @@ def usage_row(container: Container, usage: Any, cpu: float) -> dict[str, Any]:
     return {
         "ID": container.id[:12],
         "Name": container.name,
+        "Container": container.id[:12],
         "CPUPerc": f"{cpu:.2f}%",
         "MemUsage": f"{size(usage.memory_bytes)}{limit}",
         "PIDs": str(usage.pids),
@@ -117,8 +137,8 @@ def size(count: int) -> str:
     return f"{count / unit.size:.3g}{unit.name}"
 
 
-def moment(text: str, now: float) -> float:
-    """A time of --since: 2026-01-02T03:04:05Z, seconds since the epoch, or 10m ago."""
+def moment(text: str, now: float, flag: str = "--since") -> float:
+    """A time of --since or --until: 2026-01-02T03:04:05Z, seconds since the epoch, or 10m ago."""
     if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
         return now - float(found[1]) * UNITS[found[2]]
     if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -129,7 +149,7 @@ def moment(text: str, now: float) -> float:
             return calendar.timegm(time.strptime(whole, form)) + float(f"0.{fraction or 0}")
         except ValueError:
             continue
-    raise UsageError(f"--since {text!r}: a time such as 2026-01-02T03:04:05Z, or 10m, is expected")
+    raise UsageError(f"{flag} {text!r}: a time such as 2026-01-02T03:04:05Z, or 10m, is expected")
 
 
 def filter_of(text: str) -> Callable[[Container], bool]:
@@ -140,7 +160,7 @@ def filter_of(text: str) -> Callable[[Container], bool]:
     return lambda container: FILTERS[key](container, value)
 
 
-def container_json(container: Container) -> dict[str, Any]:
+def container_json(container: Container, paused: bool = False) -> dict[str, Any]:
     """What `docker inspect` says of a container, as far as it exists here."""
     options = container.options
     return {
@@ -149,8 +169,9 @@ def container_json(container: Container) -> dict[str, Any]:
         "Path": container.command[0],
         "Args": list(container.command[1:]),
         "State": {
-            "Status": container.status,
+            "Status": PAUSED if paused else container.status,
             "Running": container.status == RUNNING,
+            "Paused": paused,
             "OOMKilled": container.oom_killed,
             "Pid": container.pid,
             "ExitCode": container.exit_code,
@@ -173,12 +194,19 @@ def container_json(container: Container) -> dict[str, Any]:
             "StopSignal": container.stop_signal,
         },
         "HostConfig": _host_config(container),
+        "Mounts": [
+            {"Type": "bind", "Source": volume.source, "Destination": volume.target, "RW": not volume.read_only}
+            for volume in options.volumes
+        ],
         "NetworkSettings": {
             "IPAddress": container.network.address,
             "IPPrefixLen": container.network.prefix,
             "Gateway": container.network.gateway,
             "MacAddress": container.network.mac,
             "Ports": _ports(container),
+            "Networks": {
+                options.network: {"IPAddress": container.network.address, "Gateway": container.network.gateway}
+            },
         },
         "Bundle": container.bundle,
         "CgroupPaths": dict(container.cgroups),
@@ -216,6 +244,11 @@ def _ports(container: Container) -> dict[str, Any]:
         binding = {"HostIp": port.host_ip or "0.0.0.0", "HostPort": str(port.host_port)}
         found.setdefault(f"{port.container_port}/{port.protocol}", []).append(binding)
     return found
+
+
+def _date(seconds: float) -> str:
+    """2026-01-02 03:04:05 +0000 UTC, as docker's lists say a time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(seconds))
 
 
 def _time(seconds: float) -> str:

@@ -11,6 +11,7 @@ from minicontainer.arguments import LIST, TEXT, Flag, Parsed, UsageError
 from minicontainer.containers import Options, Port, Ulimit, Volume
 
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+MOUNT_WORDS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 FLAGS = (
@@ -22,11 +23,12 @@ FLAGS = (
     Flag(("--env-file",), "read environment variables from a file", LIST, "FILE"),
     Flag(("-v", "--volume"), "show a directory or file of the machine in the container", LIST, "SOURCE:TARGET[:ro]"),
     Flag(("-p", "--publish"), "publish a port", LIST, "[[ADDRESS:]PORT:]PORT[/udp]"),
+    Flag(("-P", "--publish-all"), "publish every port that the image exposes"),
     Flag(("--network", "--net"), "bridge, none or host", TEXT, "NETWORK"),
     Flag(("--entrypoint",), "in place of the image's entrypoint", TEXT, "COMMAND"),
     Flag(("-w", "--workdir"), "the directory to start in", TEXT, "DIR"),
     Flag(("-u", "--user"), "who to run as", TEXT, "USER[:GROUP]"),
-    Flag(("--hostname",), "the container's host name", TEXT, "NAME"),
+    Flag(("-h", "--hostname"), "the container's host name", TEXT, "NAME"),
     Flag(("--add-host",), "a line for /etc/hosts; host-gateway is the machine", LIST, "NAME:ADDRESS"),
     Flag(("--dns",), "a name server", LIST, "ADDRESS"),
     Flag(("--restart",), "no, on-failure[:COUNT] or always", TEXT, "POLICY"),
@@ -42,6 +44,7 @@ FLAGS = (
     Flag(("--cap-drop",), "drop a capability, or ALL", LIST, "NAME"),
     Flag(("--security-opt",), "no-new-privileges=false, seccomp=unconfined", LIST, "OPTION"),
     Flag(("--read-only",), "a root file system that cannot be written"),
+    Flag(("--mount",), "type=bind,src=DIR,dst=DIR[,ro], or type=tmpfs,dst=DIR", LIST, "KEY=VALUE,..."),
     Flag(("--tmpfs",), "a file system in memory", LIST, "PATH[:OPTIONS]"),
     Flag(("--shm-size",), "size of /dev/shm, 64m by default", TEXT, "BYTES[kmg]"),
     Flag(("--init",), "not built yet"),
@@ -52,6 +55,24 @@ FLAGS = (
     Flag(("--cidfile",), "write the container's id to a file", TEXT, "FILE"),
     Flag(("--pull",), "missing, always or never", TEXT, "WHEN"),
 )
+ELSEWHERE = {  # what docker has and we do not, and what to do instead
+    "--cpuset-cpus": "try: --cpus, which needs no choice of them",
+    "--device": "devices of the machine are not shown; a container has those of runtime-spec, config-linux.md",
+    "--expose": "try: --publish, or EXPOSE in the Dockerfile",
+    "--gpus": "devices of the machine are not shown",
+    "--group-add": "try: --user NAME, whose groups are those of the image's /etc/group",
+    "--health-cmd": "try: healthCheck of a task definition, which miniecs' agent carries out",
+    "--ipc": "each container has its own",
+    "--label-file": "try: --label",
+    "--link": "try: --add-host, or a task definition of miniecs",
+    "--log-driver": "there is one, json-file",
+    "--log-opt": "there are none",
+    "--pid": "each container has its own process namespace",
+    "--platform": "try: pull --platform first; this machine runs its own architecture alone",
+    "--privileged": "try: --cap-add, --security-opt seccomp=unconfined or --userns host, whichever it is about",
+    "--sysctl": "try: minicontainer-runtime, whose config.json has linux.sysctl",
+    "--volumes-from": "try: --volume with the same directory",
+}
 
 
 def options(parsed: Parsed, environ: Mapping[str, str] = os.environ) -> Options:
@@ -74,8 +95,9 @@ def options(parsed: Parsed, environ: Mapping[str, str] = os.environ) -> Options:
         hostname=parsed.hostname or "",
         network=parsed.network or "bridge",
         ports=tuple(port(text) for text in parsed.publish),
-        volumes=tuple(volume(text) for text in parsed.volume),
-        tmpfs=parsed.tmpfs,
+        publish_all=parsed.publish_all,
+        volumes=(*map(volume, parsed.volume), *(one for one in map(mount, parsed.mount) if isinstance(one, Volume))),
+        tmpfs=(*parsed.tmpfs, *(one for one in map(mount, parsed.mount) if isinstance(one, str))),
         shm_size=size("--shm-size", parsed.shm_size or "64m"),
         labels={name: value for name, _, value in (text.partition("=") for text in parsed.label)},
         memory=_optional_size("--memory", parsed.memory),
@@ -137,6 +159,27 @@ def volume(text: str) -> Volume:
     if source.startswith((".", "~")):
         source = os.path.abspath(os.path.expanduser(source))
     return Volume(source=source, target=target, read_only="ro" in words)
+
+
+def mount(text: str) -> Volume | str:
+    """--mount type=bind,source=…,target=…[,readonly], or type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]"""
+    given = {}
+    for word in text.split(","):
+        name, equals, value = word.partition("=")
+        given[MOUNT_WORDS.get(name, name)] = value if equals else "true"
+    kind, source, target = given.pop("type", "volume"), given.pop("source", ""), given.pop("target", "")
+    if kind == "volume":
+        raise UsageError(f"--mount {text!r}: named volumes are not built; try: type=bind,source=/a/directory,target=…")
+    known = {"bind": {"readonly", "bind-propagation"}, "tmpfs": {"tmpfs-size", "tmpfs-mode"}}.get(kind)
+    if known is None or set(given) - known or not target or bool(source) != (kind == "bind"):
+        raise UsageError(f"--mount {text!r}: type=bind,source=DIR,target=DIR[,readonly] or type=tmpfs,target=DIR[,"
+                         "tmpfs-size=BYTES][,tmpfs-mode=MODE] is expected")  # fmt: skip
+    if kind == "tmpfs":
+        said = [f"{name[6:]}={value}" for name, value in given.items()]
+        return f"{target}:{','.join(said)}" if said else target
+    if given.get("bind-propagation", "rprivate") not in ("rprivate", "private"):
+        raise UsageError(f"--mount {text!r}: no mount of a container spreads; try: bind-propagation=rprivate")
+    return Volume(source=source, target=target, read_only=given.get("readonly", "false") in ("true", "1"))
 
 
 def ulimit(text: str) -> Ulimit:

@@ -7,6 +7,7 @@ flags and formats, which podman, dockerd and containerd read.
 import json
 import os
 import sys
+from collections.abc import Iterable, Sequence
 
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import State
@@ -91,6 +92,12 @@ def _ps(options: Options, own: Options) -> int:
     if _format(own) == "json":
         print(json.dumps(pids or None, separators=(",", ":")))
         return 0
+    show_processes(pids, arguments)
+    return 0
+
+
+def show_processes(pids: Iterable[int], arguments: Sequence[str]) -> None:
+    """The lines of these processes in what ps(1) says with the arguments."""
     import subprocess
 
     try:
@@ -106,7 +113,6 @@ def _ps(options: Options, own: Options) -> int:
     print(title)
     wanted = set(map(str, pids))
     print("".join(f"{line}\n" for line in lines if line.split()[column] in wanted), end="")
-    return 0
 
 
 def _update(options: Options, own: Options) -> int:

@@ -288,6 +288,129 @@ def test_explain_says_who_does_a_step_and_shows_the_overlay_as_the_kernel_hears_
 
 
 @pytest.mark.kernel("overlay")
+def test_templates_are_filled_in_as_docker_does(cli: Cli) -> None:
+    for name in ("web", "database"):
+        cli.out("run", "-d", "--name", name, "--network", "none", "-e", "A=1", "busybox", "sleep", "60")
+    assert cli.out("ps", "--format", "{{.Names}} {{.State}}") == "database running\nweb running\n"
+    assert cli.out("ps", "--format", r"table {{.Names}}\t{{.Image}}") == (
+        "NAMES      IMAGE\ndatabase   busybox\nweb        busybox\n"
+    )
+    assert cli.out("inspect", "-f", "{{.Name}}: {{range .Config.Env}}{{.}}{{end}}", "web") == "web: A=1\n"
+    assert cli.out("container", "inspect", "-f", "{{.State.Running}}", "web", "database") == "true\ntrue\n"
+    [pid] = json.loads(cli.out("inspect", "--format", "json", "--type", "container", "web"))
+    assert pid["State"]["Pid"] == int(cli.out("inspect", "-f", "{{.State.Pid}}", "web"))
+    assert cli.out("images", "--format", "{{.Repository}}:{{.Tag}}") == "busybox:latest\n"
+    assert cli.out("image", "inspect", "-f", "{{len .RootFS.Layers}}", "busybox") == "1\n"
+    assert cli.out("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "web") == "web 1\n"
+    assert cli.out("system", "df", "--format", "{{.Type}}").split("\n")[0] == "Images"
+    done = cli("ps", "--format", "{{.Nmaes}}")
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1)
+    assert "--format: there is no field .Nmaes; there are: ID, Image," in done.stderr
+    assert cli("inspect", "--type", "image", "web").returncode == 1
+    cli.out("rm", "-fv", "web", "database")
+
+
+@pytest.mark.kernel("overlay")
+def test_what_is_paused_stands_still_and_stops_all_the_same(cli: Cli) -> None:
+    cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sh", "-c",
+            "trap 'exit 3' TERM; while :; do date +%N >/now; sleep 0.01; done")  # fmt: skip
+    assert cli.out("pause", "web") == "web\n"
+    assert "(Paused)" in cli.out("ps")
+    assert cli.out("inspect", "-f", "{{.State.Status}} {{.State.Paused}} {{.State.Running}}", "web") == (
+        "paused true true\n"
+    )
+    root = f"/proc/{cli.out('inspect', '-f', '{{.State.Pid}}', 'web').strip()}/root/now"
+    before = Path(root).read_text()
+    time.sleep(0.1)
+    assert Path(root).read_text() == before
+    assert cli("exec", "web", "true").returncode != 0
+    assert cli.out("unpause", "web") == "web\n"
+    assert cli("unpause", "web").stderr == "minicontainer: container web is not paused\n"
+    assert cli.out("exec", "web", "echo", "on") == "on\n"
+    cli.out("pause", "web")
+    assert cli.out("stop", "web") == "web\n"
+    assert cli.out("wait", "web") == "3\n"  # it felt the signal
+    assert "is not running" in cli("pause", "web").stderr
+    cli.out("start", "web")
+    cli.out("pause", "web")
+    assert cli.out("rm", "-f", "web") == "web\n"
+
+
+@pytest.mark.kernel("overlay")
+def test_top_shows_the_containers_processes_alone(cli: Cli) -> None:
+    cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sleep", "61")
+    for words in ((), ("-o", "pid,args"), ("aux",)):
+        title, *lines = cli.out("top", "web", *words).splitlines()
+        assert "PID" in title.split()
+        assert [line for line in lines if "sleep 61" in line] == lines != []
+    cli.out("rm", "-f", "web")
+    assert cli("top", "web").returncode == 1
+
+
+@pytest.mark.kernel("overlay")
+def test_a_new_name_is_kept_and_the_old_one_is_free(cli: Cli) -> None:
+    cli.out("run", "-d", "--name", "old", "--network", "none", "busybox", "sleep", "60")
+    cli.out("create", "--name", "taken", "busybox")
+    assert "the name taken is in use by" in cli("rename", "old", "taken").stderr
+    assert "letters, digits" in cli("rename", "old", "no/name").stderr
+    assert cli.out("rename", "old", "new") == ""
+    assert cli.out("ps", "--format", "{{.Names}}") == "new\n"
+    assert cli("inspect", "old").returncode == 1
+    cli.out("create", "--name", "old", "busybox")
+    assert cli.out("stop", "-t", "0", "new") == "new\n"  # its supervisor has written the record once more
+    assert cli.out("ps", "-a", "--format", "{{.Names}}").split() == ["old", "taken", "new"]
+    cli.out("rename", "new", "newest")
+    cli.out("rm", "newest", "taken", "old")
+    cli.out("run", "-d", "--rm", "--name", "old", "--network", "none", "busybox", "sleep", "60")
+    cli.out("rename", "old", "new")
+    cli.out("stop", "-s", "KILL", "new")
+    assert os.listdir(f"{cli.home.data}/names") == []
+
+
+@pytest.mark.kernel("overlay")
+def test_flags_that_docker_users_type(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/file").write_text("seen\n")
+    env = tmp_path / "env"
+    env.write_text("FROM=file\n")
+    bind = f"type=bind,src={tmp_path}/shared,dst=/shared,readonly"
+    script = "hostname; cat /shared/file; touch /shared/x || grep -c '^tmpfs /mem ' /proc/mounts"
+    memory = "type=tmpfs,dst=/mem,tmpfs-size=1048576"
+    done = run(cli, "-h", "box", "--mount", bind, "--mount", memory, "busybox", "sh", "-c", script)
+    assert done.stdout.split() == ["box", "seen", "1"]
+    for name in ("one", "two", "three"):
+        cli.out("create", "--name", name, "--network", "none", "busybox", "sh", "-c", "echo $0; cat")
+    assert cli.out("ps", "-l", "--format", "{{.Names}}") == "three\n"
+    assert cli.out("ps", "-n", "2", "--format", "{{.Names}}") == "three\ntwo\n"
+    assert cli.out("container", "ls", "-aq").split() == cli.out("ps", "-aq").split()
+    assert cli.out("start", "-ai", "one") == "sh\n"
+    assert cli.out("logs", "--until", "1h", "one") == ""
+    assert cli.out("logs", "--until", "0s", "one") == "sh\n"
+    cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sleep", "60")
+    assert cli.out("exec", "--env-file", str(env), "web", "sh", "-c", "echo $FROM") == "file\n"
+    cli.out("tag", "busybox", "other:2")
+    assert cli.out("images", "--filter", "reference=oth*", "--format", "{{.Tag}}") == "2\n"
+    assert cli.out("images", "--filter", "dangling=true", "-q") == ""
+    assert "sha256:" in cli.out("images", "--digests")
+    assert "--filter 'x=y': dangling=true" in cli("images", "--filter", "x=y").stderr
+    cli.out("rm", "-f", "web")
+    assert cli("prune", "-f").returncode == 0
+
+
+@pytest.mark.kernel("overlay")
+def test_all_exposed_ports_are_published_when_asked_for(cli: Cli) -> None:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    cli.out("create", "--name", "made", "busybox")
+    cli.out("commit", "-c", "EXPOSE 80 53/udp", "made", "web:1")
+    cli.out("run", "-d", "--name", "web", "-P", "-p", "8080:80", "web:1", "sleep", "60")
+    assert cli.out("port", "web", "80") == "0.0.0.0:8080\n"
+    assert cli.out("port", "web").splitlines()[0] == "80/tcp -> 0.0.0.0:8080"
+    assert int(cli.out("port", "web", "53/udp").rpartition(":")[2]) > 1023
+    assert cli("port", "web", "99").returncode == 1
+    cli.out("rm", "-f", "web", "made")
+
+
+@pytest.mark.kernel("overlay")
 def test_images_are_listed_tagged_saved_removed_and_loaded(cli: Cli, tmp_path: Path) -> None:
     archive = str(tmp_path / "image.tar")
     cli.out("tag", "busybox", "copy:2")

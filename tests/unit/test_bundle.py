@@ -253,3 +253,11 @@ def test_a_number_is_an_id_whatever_the_image_calls_its_users() -> None:
     assert bundle.account("1000", passwd, group)[:2] == (1000, 0)
     assert bundle.account("1000:1000", passwd, group)[:2] == (1000, 1000)
     assert bundle.account("7", passwd, group) == bundle.account("me", passwd, group)
+
+
+def test_exposed_ports_get_one_of_the_machine_when_that_is_asked_for() -> None:
+    image = ContainerConfig(exposed_ports=("80/tcp", "53/udp", "9"))
+    asked = Options(image="i", ports=(Port(80, 8080),))
+    assert bundle.exposed(asked, image) == asked
+    made = bundle.exposed(asked._replace(publish_all=True), image)
+    assert made.ports == (Port(80, 8080), Port(53, 0, "udp"), Port(9))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer import cli, rootless
+from minicontainer import cli, rootless, run_options
 from minicontainer.errors import Error
 
 
@@ -38,6 +38,19 @@ def test_the_whole_has_help_and_a_version(capsys: pytest.CaptureFixture[str]) ->
         assert capsys.readouterr().out == f"minicontainer {cli.VERSION}\n"
 
 
+def test_dockers_long_forms_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    for long, short in cli.ALIASES.items():
+        assert cli.main([*long.split(), "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"usage: minicontainer {short} ")
+    assert cli.main(["container", "--help"]) == 0
+    assert re.search(r"  container ls +list containers", capsys.readouterr().out)
+
+
+def test_what_docker_has_and_we_do_not_is_neither_a_command_nor_a_flag() -> None:
+    assert set(cli.ELSEWHERE) & {*cli.COMMANDS, *cli.GROUPS} == set()
+    assert {name for flag in run_options.FLAGS for name in flag.names} & set(run_options.ELSEWHERE) == set()
+
+
 def test_nothing_at_all_is_answered_with_the_help_and_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 125
     said = capsys.readouterr()
@@ -49,6 +62,9 @@ def test_nothing_at_all_is_answered_with_the_help_and_a_failure(capsys: pytest.C
     [
         (["rnu"], "minicontainer: unknown command rnu (did you mean run?); try: minicontainer --help\n"),
         (["--rot", "/x", "ps"], "minicontainer: minicontainer: unknown flag --rot (did you mean --root?)"),
+        (["volume", "ls"], "minicontainer: volume is not built: try: run --volume"),
+        (["run", "--privileged", "x"], "minicontainer: run: --privileged is not built: try: --cap-add"),
+        (["container", "lss"], "minicontainer: unknown command container lss"),
         (["stop"], "minicontainer: stop: CONTAINER... is missing; try: minicontainer stop --help\n"),
     ],
 )

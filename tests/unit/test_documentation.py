@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minicontainer import cli
+from minicontainer import cli, run_options, templates
 from minicontainer.build.dockerfile import INSTRUCTIONS
 from minicontainer.runtime import cli as runtime_cli
 from miniecs import acs, demo, placement, server
@@ -63,6 +63,16 @@ def test_every_command_and_flag_of_minicontainer_is_in_its_reference() -> None:
         for entry in cli.TABLE
     }
     assert compare(page("minicontainer"), commands, shared="Flags of run and create") == []
+
+
+def test_what_docker_has_and_we_do_not_is_in_the_reference_and_says_what_to_do() -> None:
+    section = sections(page("minicontainer"))["What docker has and we do not"].partition("`container` stands")[0]
+    assert set(re.findall(r"`([a-z-]+)`", section)) - {"run"} == {*cli.ELSEWHERE, *run_options.ELSEWHERE, "--init"}
+
+
+def test_every_function_of_templates_is_in_the_reference() -> None:
+    section = sections(page("minicontainer"))["Format"].partition("functions")[2]
+    assert set(re.findall(r"`([a-z]+)`", section)) == set(templates.FUNCTIONS)
 
 
 def test_every_command_and_flag_of_the_runtime_is_in_its_reference() -> None:

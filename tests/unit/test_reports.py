@@ -49,7 +49,7 @@ def test_a_row_is_short_for_people_and_whole_when_asked_for() -> None:
     assert short["ID"] == "abababababab"
     assert short["Command"] == '"httpd -f -p 80 -h /…"'
     assert short["Ports"] == "0.0.0.0:8080->80/tcp"
-    assert short["CreatedAt"] == "2 hours ago"
+    assert (short["RunningFor"], short["CreatedAt"]) == ("2 hours ago", "1970-01-12 11:46:40 +0000 UTC")
     whole = reports.container_row(container(), NOW, whole=True)
     assert whole["ID"] == "ab" * 32
     assert whole["Command"].endswith('/srv/www"')

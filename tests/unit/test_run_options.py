@@ -165,3 +165,53 @@ def test_a_missing_env_file_is_the_kernels_word(tmp_path: Path) -> None:
     missing: Any = os.fspath(tmp_path / "none")
     with pytest.raises(FileNotFoundError):
         options("--env-file", missing, "i")
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("type=bind,source=/a,target=/b", Volume("/a", "/b")),
+        ("type=bind,src=/a,dst=/b,readonly", Volume("/a", "/b", read_only=True)),
+        ("type=bind,src=/a,destination=/b,ro=1,bind-propagation=rprivate", Volume("/a", "/b", read_only=True)),
+        ("type=bind,src=/a,dst=/b,ro=false", Volume("/a", "/b")),
+        ("type=tmpfs,dst=/b", "/b"),
+        ("type=tmpfs,dst=/b,tmpfs-size=1024,tmpfs-mode=700", "/b:size=1024,mode=700"),
+    ],
+)
+def test_a_mount(text: str, made: Volume | str) -> None:
+    assert run_options.mount(text) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("src=data,dst=/b", "named volumes are not built"),
+        ("type=bind,dst=/b", "is expected"),
+        ("type=bind,src=/a", "is expected"),
+        ("type=tmpfs,src=/a,dst=/b", "is expected"),
+        ("type=bind,src=/a,dst=/b,colour=red", "is expected"),
+        ("type=bind,src=/a,dst=/b,bind-propagation=shared", "no mount of a container spreads"),
+        ("type=npipe,src=/a,dst=/b", "is expected"),
+        ("", "named volumes are not built"),
+    ],
+)
+def test_a_mount_that_is_none(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run_options.mount(text)
+
+
+def test_mounts_are_volumes_and_file_systems_in_memory() -> None:
+    made = options(
+        *(
+            "-v",
+            "/v:/w",
+            "--mount",
+            "type=bind,src=/a,dst=/b",
+            "--tmpfs",
+            "/t",
+            "--mount",
+            "type=tmpfs,dst=/m",
+            "busybox",
+        )
+    )
+    assert (made.volumes, made.tmpfs) == ((Volume("/v", "/w"), Volume("/a", "/b")), ("/t", "/m"))
