@@ -1,1 +1,1 @@
-"""minicontainer.build.builder: a Dockerfile to an OCI image. People enter at `command`, programs at `builder`."""
+"""Build: a Dockerfile to an OCI image. People enter at `command`, programs at `builder`."""

@@ -1,4 +1,4 @@
-"""Build: a Dockerfile to an OCI image in the store.
+"""Builder: a Dockerfile to an OCI image in the store.
 
 Above everything that it uses: `dockerfile` reads, `stages` decides, `steps` carries out what touches files,
 `cache` remembers. An image gets its name when all of it is there: a build that fails leaves no image, no

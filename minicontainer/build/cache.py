@@ -1,4 +1,4 @@
-"""Build cache: what an instruction made of which inputs, and the layer that a directory of changes becomes.
+"""Cache: what an instruction made of which inputs, and the layer that a directory of changes becomes.
 
 Between `layers`, `snapshots` and `builder`. A key is a digest of everything that a step's result depends on: the layers
 below it (by chain_id), the instruction with its variables replaced, and the contents that it copies. So an entry is

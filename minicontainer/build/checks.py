@@ -1,4 +1,4 @@
-"""Build checks: what docker's frontend warns of in a Dockerfile, by docker's names (pure).
+"""Checks: what docker's frontend warns of in a Dockerfile, by docker's names (pure).
 
 Above `stages`; `builder` tells the warnings, `build --check` builds nothing else. Ruled by docker's reference of build
 checks and the directive `check`. What can only be known of a base image comes as `Known`: unknown is not wrong.

@@ -1,4 +1,4 @@
-"""Build command: `minicontainer build`: what was asked becomes a request, and what came of it is told.
+"""Command: `minicontainer build`: what was asked becomes a request, and what came of it is told.
 
 Above `builder`, below `cli`. The image's id goes to stdout with --quiet, progress and errors to stderr.
 """

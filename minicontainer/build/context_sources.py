@@ -1,4 +1,4 @@
-"""Build contexts: what a build may take files from, whatever it comes as, made a directory.
+"""Context sources: what a build may take files from, whatever it comes as, made a directory.
 
 Below `builder`. A context is a directory, an archive (a file, stdin, or by URL) or a git repository; what is no archive
 is a Dockerfile alone. An archive is unpacked in a child whose root is the directory it goes to. Ruled by docker's

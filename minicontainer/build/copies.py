@@ -1,4 +1,4 @@
-"""Build copies: plan COPY and ADD, each into a layer: what is taken, from where, and what the layer depends on.
+"""Copies: plan COPY and ADD, each into a layer: what is taken, from where, and what the layer depends on.
 
 Between `workbench` and `steps`; `context` says what a word names, `copying` writes it. Ruled by the Dockerfile
 reference, COPY and ADD; where that is silent, by what BuildKit does.

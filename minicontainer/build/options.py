@@ -1,4 +1,4 @@
-"""Build options: the flags of `build` as a table, and the small languages of their values.
+"""Options: the flags of `build` as a table, and the small languages of their values.
 
 Between `arguments`, which reads a command line, and `command`. Ruled by docker's command line (buildx build).
 """

@@ -1,4 +1,4 @@
-"""Build outputs: what `--output` makes of a built image besides a name in the store: files, or an archive.
+"""Outputs: what `--output` makes of a built image besides a name in the store: files, or an archive.
 
 Below `builder`, above the store and `snapshots`. Ruled by docker's command line: type=image, docker, oci, local, tar.
 """

@@ -1,4 +1,4 @@
-"""Build reasons: why a step was cached, or was not: which of the things that it depends on has changed.
+"""Reasons: why a step was cached, or was not: which of the things that it depends on has changed.
 
 Beside `cache`, which needs no reason: here the inputs of each step's last time are kept, by its place in its
 Dockerfile, so that `build --explain` can say what is different. Nothing of it decides anything.

@@ -1,4 +1,4 @@
-"""Build runs: plan RUN: an `engine` run on the layers so far, with the mounts that it asks for.
+"""Runs: plan RUN: an `engine` run on the layers so far, with the mounts that it asks for.
 
 Between `workbench` and `steps`; `run_mounts` says what a mount is, `cache_mounts` keeps what outlives the build.
 What a mount shows is no part of the layer, nor is the place it was mounted on, unless it was there. Ruled by the

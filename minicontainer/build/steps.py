@@ -1,4 +1,4 @@
-"""Build steps: carry out the instructions that touch files, RUN COPY ADD WORKDIR, each into a layer.
+"""Steps: carry out the instructions that touch files, RUN COPY ADD WORKDIR, each into a layer.
 
 Below `builder`, which walks the stages. A step is planned first: what its result depends on says whether the cache has
 it. If not, its plan changes the upper directory of an overlay on the layers so far, which becomes the next layer.

@@ -1,4 +1,4 @@
-"""Build storage: what builds keep on the disk for the next ones, and how it is given back.
+"""Storage: what builds keep on the disk for the next ones, and how it is given back.
 
 Above `cache` (steps), `cache_mounts` and `remotes` (downloads): `builder prune` and `builder du`. Never in use:
 a step that a build is about to take is read whole before, and its layer is kept by the session of the store.

@@ -1,1 +1,1 @@
-"""minicontainer.image: what an image is on the disk and in an archive: layers and a store. Enter at `images`."""
+"""Image: what an image is on the disk and in an archive: layers and a store. Enter at `images`."""

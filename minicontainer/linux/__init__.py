@@ -1,1 +1,1 @@
-"""The kernel as Python functions. Knows nothing of containers."""
+"""Linux: the kernel as Python functions. Knows nothing of containers."""

@@ -1,1 +1,1 @@
-"""minicontainer.network.bridge: a network for a container: a `bridge` as root, `slirp` without."""
+"""Network: what joins a container to others: a `bridge` as root, `slirp` without."""

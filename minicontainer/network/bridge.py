@@ -1,4 +1,4 @@
-"""Network: a bridge in the caller's network namespace, a veth for each container, published ports.
+"""Bridge: one in the caller's network namespace, a veth for each container, published ports.
 
 Stands beside `bundle`; the supervisor attaches and releases, nobody else. Ruled by ip-link(8), veth(4), nft(8), and
 Documentation/networking/ip-sysctl. A start sends its own few messages; pyroute2, which costs 0.1 s, is for the rest.

@@ -1,1 +1,1 @@
-"""The OCI specifications as values. No I/O."""
+"""OCI: the specifications as values. No I/O."""

@@ -1,1 +1,1 @@
-"""minicontainer.registry: the distribution API from both sides: `client` pulls and pushes, `server` keeps, serves."""
+"""Registry: the distribution API from both sides: `client` pulls and pushes, `server` keeps and serves."""

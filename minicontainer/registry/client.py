@@ -1,4 +1,4 @@
-"""Registry: pull and push over the distribution API.
+"""Client: pull and push over the distribution API.
 
 Stands between `transfers` (blobs on their way) and `images`. Ruled by distribution-spec, "Pull" and "Push". An index is
 kept as it came: the name stands for it, and of the manifests that it names those for one platform are brought, or all.

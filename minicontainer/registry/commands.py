@@ -1,4 +1,4 @@
-"""Registry commands: a registry of one's own, on the same data path as that of miniecs.
+"""Commands: a registry of one's own, on the same data path as that of miniecs.
 
 Stands between `cli` and `server`. Ruled by distribution-spec.
 """

@@ -1,4 +1,4 @@
-"""Registry server: the other side of the distribution API, over the same store that images are kept in.
+"""Server: the other side of the distribution API, over the same store that images are kept in.
 
 Mounted below /v2/ by `commands` and by miniecs' server. Ruled by distribution-spec. Content is kept once; what
 a repository has of it is a *link*, an empty file. Manifests are named in the store's index: `repository:tag`, and

@@ -1,4 +1,4 @@
-"""Registry users: who may use a registry of ours; names and hashed passwords, a line each, in a file as htpasswd's.
+"""Users: who may use a registry of ours; names and hashed passwords, a line each, in a file as htpasswd's.
 
 Stands beside `server`, which asks whether somebody may come in. A line is `NAME:scrypt$SALT$HASH`, made by
 `minicontainer registry user NAME`. Ruled by RFC 7914 (scrypt).

@@ -1,1 +1,1 @@
-"""minicontainer.runtime.creation: the OCI runtime. Engines enter at `main`, our own at `creation` and `operations`."""
+"""Runtime: the OCI runtime. Other engines enter at `main`, our own at `creation` and `operations`."""

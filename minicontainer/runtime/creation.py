@@ -1,4 +1,4 @@
-"""The runtime: create a container and run further processes in it; what only steers one is in `operations`.
+"""Creation: make a container and run further processes in it; what only steers one is in `operations`.
 
 Stands between `init` (the child) and those who run containers. Ruled by runtime-spec runtime.md. What is known of a
 container is in ROOT/ID/state.json; what is true is asked of /proc, of a lock and of the cgroup. The caller has one

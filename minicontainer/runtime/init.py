@@ -1,4 +1,4 @@
-"""The child: from clone to execve, in order.
+"""Init: the child, from clone to execve, in order.
 
 Stands between `rootfs` and `creation`. Ruled by runtime-spec runtime.md (Lifecycle), namespaces(7), capabilities(7),
 credentials(7). The process is a copy of its creator: nothing is imported here, since the host's files are out of reach

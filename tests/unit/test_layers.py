@@ -288,6 +288,11 @@ def test_every_module_opens_with_what_it_is() -> None:
     assert [module.name for module in modules() if not ast.get_docstring(module.tree)] == []
 
 
+def test_every_package_opens_with_its_name() -> None:
+    for path in (ROOT / "minicontainer").glob("*/__init__.py"):
+        assert path.read_text().lower().startswith(f'"""{path.parent.name}: '), path
+
+
 def test_an_import_inside_a_function_says_why() -> None:
     wrong = []
     for module in modules():
