@@ -145,7 +145,8 @@ TABLE = (
         Flag(("--keep-storage",), "prune: keep as much as this, the last used first", TEXT, "BYTES[kmg]"))),
           "build.storage", "builder"),
     _image("pull", "get an image from its registry", "IMAGE", 1, 1, flags=(
-        PLAIN, NO_PROGRESS, PLATFORM, Flag(("--all-platforms",), "everything that an index names"))),
+        PLAIN, NO_PROGRESS, PLATFORM._replace(help="another platform; the name then stands for that manifest alone"),
+        Flag(("--all-platforms",), "everything that an index names"))),
     _image("push", "send an image to its registry", "IMAGE", 1, 1, flags=(PLAIN, NO_PROGRESS, PLATFORM)),
     _image("login", "remember the credentials of a registry", "[REGISTRY]", 0, 1, flags=(*CREDENTIALS, PLAIN)),
     _image("logout", "forget the credentials of a registry", "[REGISTRY]", 0, 1),
@@ -172,7 +173,8 @@ TABLE = (
         Flag(("-o", "--output"), "to a file instead of stdout", TEXT, "FILE"),)),
     _changes("import", "make an image of an archive of files", "FILE|- [NAME]", 1, 2, flags=(
         Flag(("-m", "--message"), "what it is", TEXT, "TEXT"),
-        Flag(("-c", "--change"), "apply an instruction of a Dockerfile", LIST, "INSTRUCTION"), PLATFORM)),
+        Flag(("-c", "--change"), "apply an instruction of a Dockerfile", LIST, "INSTRUCTION"),
+        PLATFORM._replace(help="what it is for, if not for this machine"))),
     _changes("unpack", "write an image's files into a directory", "IMAGE|oci:DIR[:TAG] ROOTFS", 2, 2,
              flags=(PLATFORM,)),
     Entry(Command("explain", "print each step of a container, and take none", "BUNDLE|IMAGE [COMMAND [ARGUMENT...]]",

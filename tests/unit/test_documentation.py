@@ -65,6 +65,20 @@ def test_every_command_and_flag_of_minicontainer_is_in_its_reference() -> None:
     assert compare(page("minicontainer"), commands, shared="Flags of run and create") == []
 
 
+def test_the_reference_writes_each_flag_and_usage_as_the_help_does() -> None:
+    """Short names and the words for values too; what is said of a flag may be longer in the reference."""
+    found = sections(page("minicontainer"))
+    missing = []
+    for command in (entry.command for entry in cli.TABLE):
+        text = found[f"`{command.name}`"] + found["Flags of run and create"]
+        written = [f"minicontainer {command.name}{' [FLAGS]' if command.flags else ''} {command.words}".rstrip()]
+        for flag in command.flags:
+            *others, last = flag.names
+            written.append("`, `".join([*others, f"{last} {flag.value}".rstrip()]))
+        missing += [one for one in written if f"`{one}`" not in text.replace("\\|", "|")]
+    assert missing == []
+
+
 def test_what_docker_has_and_we_do_not_is_in_the_reference_and_says_what_to_do() -> None:
     section = sections(page("minicontainer"))["What docker has and we do not"].partition("`container` stands")[0]
     assert set(re.findall(r"`([a-z-]+)`", section)) - {"run"} == {*cli.ELSEWHERE, *run_options.ELSEWHERE, "--init"}

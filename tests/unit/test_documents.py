@@ -87,14 +87,34 @@ def test_a_shell_ends_what_a_page_left_in_the_background(tmp_path: Path) -> None
     raise AssertionError(f"process {pid} is still there")
 
 
+def headings(page: Path) -> set[str]:
+    """What a link after `#` may say of a page: its headings as GitHub writes them, numbered when they come again."""
+    found: list[str] = []
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for heading in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        found.append(name)
+    names = [f"{name}-{found[:at].count(name)}".removesuffix("-0") for at, name in enumerate(found)]
+    return set(names)
+
+
 def test_every_link_between_the_pages_leads_somewhere() -> None:
-    broken = [
-        f"{page.relative_to(ROOT)}: {target}"
-        for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
-        if not (page.parent / target).exists()
-    ]
+    """To a file that is there, and at `#` to a heading that it has."""
+    broken = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text()):
+            path, _, anchor = target.partition("#")
+            other = page.parent / path if path else page
+            if not other.exists() or (anchor and other.suffix == ".md" and anchor not in headings(other)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert broken == []
+
+
+def test_headings_are_named_as_github_names_them(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A `--flag`, and [more](x.md)\n```sh\n# no heading\n```\n## Twice\n## Twice\n### Where is …?\n")
+    assert headings(page) == {"a---flag-and-more", "twice", "twice-1", "where-is-"}
 
 
 def test_the_project_names_no_place_of_one_computer() -> None:
