@@ -10,7 +10,10 @@ import hypothesis
 import pytest
 
 from minicontainer.runtime import sealing
-from tests import isolation
+from tests import fuzzing, isolation
+from tests.fuzzing import pytest_configure, pytest_runtestloop
+
+__all__ = ["pytest_configure", "pytest_runtestloop"]  # hooks
 
 CI = os.environ.get("CI") == "true"
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
@@ -30,6 +33,7 @@ def no_trace() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    fuzzing.add_option(parser)
     parser.addoption(
         "--lab",
         choices=("light", "full"),

@@ -61,6 +61,7 @@ def outcome(world: World, text: str, files: Files, **asked: bool) -> str:
         return str(error)
 
 
+@pytest.mark.fuzz
 @pytest.mark.kernel("overlay")
 def test_a_cached_build_gives_the_image_that_an_uncached_one_gives(world: World) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 12, suppress_health_check=list(HealthCheck))

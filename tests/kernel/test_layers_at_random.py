@@ -78,6 +78,7 @@ def _without_root(seen: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return [entry for entry in seen if entry[0] != "."]
 
 
+@pytest.mark.fuzz
 @pytest.mark.kernel("overlay")
 def test_no_layer_reaches_outside_and_each_can_be_told_again(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
@@ -109,6 +110,7 @@ def test_no_layer_reaches_outside_and_each_can_be_told_again(tmp_path: Path) -> 
     check()
 
 
+@pytest.mark.fuzz
 @pytest.mark.kernel("overlay")
 def test_a_stack_of_layers_is_what_overlay_makes_of_it(tmp_path: Path) -> None:
     """The kernel is the judge: what whiteouts and markers hide when their layers are lowers of an overlay."""
