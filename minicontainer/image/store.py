@@ -37,18 +37,28 @@ class NotForPlatform(Error):
 
 
 class Writer:
-    """A blob being written: hashed as it goes, in the store only after `commit`."""
+    """A blob being written: hashed as it goes, in the store only after `commit`.
 
-    def __init__(self, store: "Store", algorithm: str) -> None:
-        self.size = 0
+    It lies in the staging directory, where it dies with its writer, or at a `path` of its own, where another goes on.
+    """
+
+    def __init__(self, store: "Store", algorithm: str, path: str = "") -> None:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
         self._store = store
         os.makedirs(store.staging, mode=0o700, exist_ok=True)  # a layout that others made has none
-        self._path = f"{store.staging}/{os.urandom(12).hex()}"
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file: BinaryIO | None = open(descriptor, "wb", buffering=0)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # says to `collect` that the writer lives
+        self._path = path or f"{store.staging}/{os.urandom(12).hex()}"
+        self._file: BinaryIO | None = open(self._opened(), "ab", buffering=0)
+        self.size = os.fstat(self._file.fileno()).st_size
+        self._is_hashed = not self.size  # what was there before is hashed at the end
+
+    def _opened(self) -> int:
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # says to `remove_stale` that the writer lives
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)  # it was faster, and has taken the file for a dead one's
 
     def write(self, data: bytes | memoryview) -> int:
         if self._file is None:
@@ -57,7 +67,8 @@ class Writer:
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError as error:  # a full disk: say which
+        except OSError as error:  # a full disk: say which; what was written of this piece does not count
+            os.ftruncate(self._file.fileno(), self.size)
             error.filename = self._store.root
             raise
         self._hash.update(data)
@@ -72,8 +83,9 @@ class Writer:
         """
         if self._file is None:
             raise ValueError("the blob is committed or aborted")
-        if expected and not expected.startswith(f"{self._algorithm}:"):
-            self._hash = self._store.hash_of(self._path, expected.partition(":")[0])
+        algorithm = expected.partition(":")[0] if expected else self._algorithm
+        if not self._is_hashed or algorithm != self._algorithm:
+            self._hash = self._store.hash_of(self._path, algorithm)
         digest = f"{self._hash.name}:{self._hash.hexdigest()}"
         if size is not None and self.size != size:
             self.abort()
@@ -97,6 +109,12 @@ class Writer:
         files.sync_directory(os.path.dirname(target))
         self._file.close()
         self._file = None
+
+    def suspend(self) -> None:
+        """Leave the file to who goes on with it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def abort(self) -> None:
         """Forget what was written; no error when it is committed or aborted already."""
@@ -165,8 +183,8 @@ class Store:
             )
         return data
 
-    def writer(self, algorithm: str = "sha256") -> Writer:
-        return Writer(self, algorithm)
+    def writer(self, algorithm: str = "sha256", path: str = "") -> Writer:
+        return Writer(self, algorithm, path)
 
     def put(self, data: bytes) -> tuple[str, int]:
         with self.writer() as writer:

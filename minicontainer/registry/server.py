@@ -27,6 +27,7 @@ from minicontainer.oci.reference import is_digest, is_repository, is_tag
 CHUNK = 1 << 20
 DAY = 86400.0
 UPLOAD_SECONDS = 3600.0  # an upload that nobody has touched for so long is forgotten
+UPLOAD_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 
 Authorize = Callable[[str, str], bool]
@@ -109,13 +110,17 @@ class Registry:
 
     async def close(self, _application: web.Application) -> None:
         for upload in self._uploads.values():
-            upload.writer.abort()
+            upload.writer.suspend()
 
     def collect(self) -> tuple[int, int]:
         """Before anybody is served: remove what nobody can want any more; how many blobs, how many bytes.
 
-        That is content which no repository has, and of a repository what none of its manifests has named for a day.
+        That is content which no repository has, of a repository what none of its manifests has named for a day, and
+        uploads that nobody has gone on with for an hour.
         """
+        for _, path in self._files_below("_uploads"):
+            if time.time() - os.stat(path).st_mtime > UPLOAD_SECONDS:
+                os.unlink(path)
         named = self._named_by_manifests()
         linked = set()
         for name, digest, path in list(self._all_links()):
@@ -128,11 +133,17 @@ class Registry:
         return len(gone), sum(sizes.get(digest, 0) for digest in gone)
 
     def _all_links(self) -> Iterator[tuple[str, str, str]]:
+        for name, path in self._files_below("_blobs"):
+            algorithm, digits = path.split("/")[-2:]
+            yield name, f"{algorithm}:{digits}", path
+
+    def _files_below(self, kind: str) -> Iterator[tuple[str, str]]:
+        """The files of a kind with their repositories."""
         top = f"{self._root}/repositories"
         for directory, _, names in os.walk(top):
-            name, _, algorithm = directory.removeprefix(f"{top}/").rpartition("/_blobs/")
-            for digits in names:
-                yield name, f"{algorithm}:{digits}", f"{directory}/{digits}"
+            name, found, _ = f"{directory}/".removeprefix(f"{top}/").rpartition(f"/{kind}/")
+            for file in names if found else ():
+                yield name, f"{directory}/{file}"
 
     def _named_by_manifests(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -166,9 +177,10 @@ class Registry:
         if "digest" in request.query:
             _digest(request.query["digest"])  # before there is an upload that nobody would ever finish
         self._forget_idle()
-        upload = Upload(await asyncio.to_thread(self._store.writer), name)
         identity = str(uuid.uuid4())
-        self._uploads[identity] = upload
+        path = self._upload_path(name, identity)
+        await asyncio.to_thread(files.make_directories, os.path.dirname(path), self._root)
+        upload = self._uploads[identity] = Upload(self._store.writer(path=path), name)
         if "digest" in request.query:
             return await self._finish(request, identity, upload)
         return self._accepted(identity, upload)
@@ -230,11 +242,19 @@ class Registry:
         upload.touched = time.monotonic()
 
     def _upload(self, request: web.Request) -> tuple[str, Upload]:
-        identity = request.match_info["upload"]
+        """The upload; one that a server before this one began is gone on with."""
+        identity, name = request.match_info["upload"], _name(request)
+        if identity not in self._uploads and UPLOAD_ID.fullmatch(identity):
+            path = self._upload_path(name, identity)
+            if os.path.exists(path):
+                self._uploads[identity] = Upload(self._store.writer(path=path), name)
         upload = self._uploads.get(identity)
-        if upload is None or upload.repository != _name(request):
+        if upload is None or upload.repository != name:
             raise Refused("BLOB_UPLOAD_UNKNOWN", f"no upload {identity} is under way")
         return identity, upload
+
+    def _upload_path(self, name: str, identity: str) -> str:
+        return f"{self._root}/repositories/{name}/_uploads/{identity}"
 
     def _forget_idle(self) -> None:
         now = time.monotonic()

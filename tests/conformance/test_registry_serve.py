@@ -58,6 +58,16 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def test_a_line_of_htpasswd_is_taken(tmp_path: Path) -> None:
+    """By bcrypt: the test vector of crypt_blowfish, whose password is U*U."""
+    kept = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
+    (tmp_path / "users").write_text(f"me:{kept}\nyou:{kept.replace('$2a', '$2y')}\n")
+    found = users.Users(str(tmp_path / "users"))
+    assert found.authorize("me", "U*U") and found.authorize("you", "U*U")
+    for name, password in (("me", "U*V"), ("me", ""), ("me", "U*U\0"), ("me", kept), ("nobody", "U*U"), ("", "")):
+        assert not found.authorize(name, password)
+
+
 def test_users_come_in_by_their_password_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     said = subprocess.run(
@@ -75,10 +85,13 @@ def test_users_come_in_by_their_password_and_nobody_else(tmp_path: Path, monkeyp
         assert json.loads(out)["Digest"] == descriptor.digest
 
 
-@pytest.mark.parametrize("text", ["me:secret", "me:scrypt$x", "me:bcrypt$YQ==$YQ==", "me", "me:scrypt$!$!"])
+@pytest.mark.parametrize(
+    "text",
+    ["me:secret", "me:scrypt$x", "me:bcrypt$YQ==$YQ==", "me", "me:scrypt$!$!", "me:$apr1$x$y", "me:$2y$05$short"],
+)
 def test_a_file_of_users_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "users").write_text(f"{users.line('a', 'b')}\n{text}\n")
-    with pytest.raises(Error, match=f"^{tmp_path}/users, line 2: not NAME:scrypt"):
+    with pytest.raises(Error, match=f"^{tmp_path}/users, line 2: neither NAME:scrypt"):
         users.Users(str(tmp_path / "users"))
 
 
@@ -171,7 +184,13 @@ def test_a_start_removes_what_nothing_names_any_more_and_keeps_the_rest(tmp_path
     for directory, _, names in os.walk(tmp_path / "data/repositories"):
         for name in names:
             os.utime(f"{directory}/{name}", (old, old))
+    abandoned, begun = (tmp_path / "data/repositories/web/_uploads" / name for name in ("old", "new"))
+    begun.parent.mkdir(exist_ok=True)
+    for path, touched in ((abandoned, old), (begun, time.time())):
+        path.write_text("half")
+        os.utime(path, (touched, touched))
     with serving(tmp_path / "data") as (host, _):
+        assert (abandoned.exists(), begun.exists()) == (False, True)
         assert not data.has("sha256:" + hashlib.sha256(b"given up").hexdigest())
         assert client.pull(Store(str(tmp_path / "back")), f"{host}/web:1").digest == descriptor.digest
 

@@ -86,6 +86,30 @@ def test_many_clients_push_and_pull_at_a_time(tmp_path: Path) -> None:
             assert subprocess.run(copy, check=False).returncode == 0
 
 
+def test_an_upload_goes_on_after_the_server_was_killed_or_stopped(tmp_path: Path) -> None:
+    root, data = str(tmp_path / "registry"), os.urandom(900_000)
+    location, parts = "", [data[:300_000], data[300_000:600_000], data[600_000:]]
+    for number, how in enumerate((signal.SIGKILL, signal.SIGTERM)):
+        with registries.running(root) as server, Registry(server.host, WHO) as client:
+            if not location:
+                start = client.request("POST", "/v2/web/blobs/uploads/", accept=(202,))
+                start.read()
+                location = start.headers["Location"]
+            patched = client.request("PATCH", location, body=parts[number], accept=(202,))
+            patched.read()
+            assert patched.headers["Range"] == f"0-{300_000 * (number + 1) - 1}"
+            client.hang_up()
+            os.kill(server.pid, how)
+    with registries.running(root) as server, Registry(server.host, WHO) as client:
+        other = client.request("GET", location.replace("/web/", "/other/"), accept=(404,))
+        other.read()
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        client.request("PUT", f"{location}?digest={digest}", body=parts[2], accept=(201,)).read()
+        assert client.request("GET", f"/v2/web/blobs/{digest}").read() == data
+        client.request("GET", location, accept=(404,)).read()
+        assert os.listdir(f"{root}/repositories/web/_uploads") == []
+
+
 def test_a_client_that_goes_away_leaves_an_upload_that_can_be_gone_on_with(tmp_path: Path) -> None:
     with registries.running(str(tmp_path / "registry")) as server, Registry(server.host, WHO) as client:
         start = client.request("POST", "/v2/web/blobs/uploads/", accept=(202,))

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -85,6 +86,23 @@ def test_a_writer_that_is_not_committed_leaves_nothing(store: Store) -> None:
         writer.write(b"y")
     with pytest.raises(ValueError, match="aborted"):
         writer.commit()
+
+
+def test_a_piece_that_was_written_in_part_does_not_count(store: Store) -> None:
+    """A disk that is full for a moment: who goes on from the size that was told has the whole."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with store.writer() as writer:
+        writer.write(b"x" * 600)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                writer.write(b"y" * 600)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert writer.size == 600
+        writer.write(b"y" * 600)
+        digest, _ = writer.commit()
+    assert store.read(digest) == b"x" * 600 + b"y" * 600
 
 
 def test_other_algorithms_are_verified_too(store: Store) -> None:

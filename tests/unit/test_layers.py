@@ -20,7 +20,7 @@ MINICONTAINER = {
     ),
     1: (
         "arguments json_documents last_words plan",
-        "linux/ procfs rtnetlink syscalls",
+        "linux/ crypt procfs rtnetlink syscalls",
         "oci/ fields reference",
         "runtime/ mount_options options",
         "image/ archives",
@@ -123,7 +123,7 @@ DOORS = {
 }
 # A library or module: the modules of ours that may import it.
 ONLY = {
-    "ctypes": {"minicontainer.linux.syscalls", "minicontainer.linux.nftables"},
+    "ctypes": {"minicontainer.linux.syscalls", "minicontainer.linux.nftables", "minicontainer.linux.crypt"},
     "prctl": {"minicontainer.linux.processes"},
     "cgroupspy": {"minicontainer.runtime.cgroups"},
     "pyseccomp": {"minicontainer.runtime.seccomp"},
