@@ -182,7 +182,7 @@ TABLE = (
     _registry("registry serve", "be a registry, for pull and push of whatever client", flags=(
         Flag(("--listen",), "where; 127.0.0.1:5000 by default", TEXT, "HOST:PORT"),
         Flag(("--data",), "where its images are; DATA/registry by default", TEXT, "DIR"),
-        Flag(("--users",), "who may use it: lines of `registry user` or `htpasswd -B`; everybody without", TEXT, "FILE"),
+        Flag(("--users",), "who may use it: lines of `registry user`, `htpasswd -B`; everybody without", TEXT, "FILE"),
         Flag(("--tls-cert",), "a certificate: speak TLS", TEXT, "FILE"),
         Flag(("--tls-key",), "its key", TEXT, "FILE"))),
     _registry("registry user", "print a user's line for --users; the password comes from stdin", "NAME", 1, 1),
