@@ -32,8 +32,8 @@ def loads(text: bytes) -> Any:
         value, end = scan(decoded, len(decoded) - len(decoded.lstrip(_BLANK)))
         if not decoded[end:].strip(_BLANK):
             return value
-    except (StopIteration, TypeError, UnicodeDecodeError):
-        end = 0  # not JSON, or NaN, or not UTF-8: the library says what is wrong with it
+    except (StopIteration, SystemError, TypeError, UnicodeDecodeError):
+        end = 0  # not JSON (the C module cannot say so without the library), NaN, or not UTF-8: it says what is wrong
     import json  # why here: not needed when all is well
 
     return json.loads(text)

@@ -122,6 +122,19 @@ def integer(value: Any, where: str) -> int:
     return int(_plain(value, int, where))
 
 
+def unsigned(bits: int, less: int = 0) -> Parser:
+    """A parser of a number of so many bits without a sign; so many of the highest numbers as `less` mean nothing."""
+    highest = (1 << bits) - 1 - less
+
+    def parse_unsigned(value: Any, where: str) -> int:
+        number = integer(value, where)
+        if not 0 <= number <= highest:
+            raise Error(f"config.json: {where} is {number}, which is not between 0 and {highest}")
+        return number
+
+    return parse_unsigned
+
+
 def by_name(parse: Parser) -> Parser:
     """A parser of an object whose names are data."""
 

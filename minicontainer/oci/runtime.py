@@ -7,7 +7,8 @@ A field that is not honoured is refused by its name, unless it is empty and so a
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-from minicontainer.oci.fields import Parser, Unsupported, by_name, integer, list_of, parser, text, to_json
+from minicontainer.errors import Error
+from minicontainer.oci.fields import Parser, Unsupported, by_name, list_of, parser, text, to_json, unsigned
 from minicontainer.values import Any, NamedTuple
 
 __all__ = ["Unsupported", "to_json"]  # of `fields`: who reads a config.json needs them
@@ -351,10 +352,20 @@ def resources_from_json(json: Mapping[str, Any]) -> Resources:
     return _resources(json, "resources")
 
 
+def _destination(value: Any, where: str) -> str:
+    """A path in the container; one that is relative begins at its root: config.md, Mounts."""
+    path = text(value, where)
+    if not path:
+        raise Error(f"config.json: {where} is empty; try: a path in the container")
+    return path if path[0] == "/" else f"/{path}"
+
+
+_32, _64 = unsigned(32), unsigned(64)
+_id = unsigned(32, less=1)  # the highest is -1, which means "leave it as it is" to the kernel: setresuid(2)
 _texts_by_name: Parser = by_name(text)
 _strings: Parser = list_of(text)
 _hooks: Parser = list_of(parser(Hook, path=text, args=_strings, env=_strings))
-_mappings: Parser = list_of(parser(IdMapping))
+_mappings: Parser = list_of(parser(IdMapping, container_id=_32, host_id=_32, size=_32))
 _capabilities = parser(
     Capabilities, bounding=_strings, effective=_strings, permitted=_strings, inheritable=_strings, ambient=_strings
 )
@@ -363,11 +374,11 @@ _process: Callable[[Any, str], Process] = parser(
     args=_strings,
     cwd=text,
     env=_strings,
-    console_size=parser(ConsoleSize),
-    user=parser(User, additional_gids=list_of(integer)),
+    console_size=parser(ConsoleSize, height=unsigned(16), width=unsigned(16)),
+    user=parser(User, uid=_id, gid=_id, umask=_32, additional_gids=list_of(_id)),
     capabilities=_capabilities,
-    rlimits=list_of(parser(Rlimit)),
-    scheduler=parser(Scheduler, flags=_strings),
+    rlimits=list_of(parser(Rlimit, soft=_64, hard=_64)),
+    scheduler=parser(Scheduler, flags=_strings, runtime=_64, deadline=_64, period=_64),
     io_priority=parser(IoPriority),
     exec_cpu_affinity=parser(CpuAffinity),
 )
@@ -375,7 +386,7 @@ _throttles: Parser = list_of(parser(ThrottleDevice))
 _resources: Callable[[Any, str], Resources] = parser(
     Resources,
     memory=parser(Memory),
-    cpu=parser(Cpu),
+    cpu=parser(Cpu, shares=_64, period=_64, burst=_64, realtime_period=_64),
     pids=parser(Pids),
     devices=list_of(parser(DeviceRule)),
     block_io=parser(
@@ -393,16 +404,24 @@ _resources: Callable[[Any, str], Resources] = parser(
 )
 _seccomp = parser(
     Seccomp,
+    default_errno_ret=_32,
     architectures=_strings,
     flags=_strings,
-    syscalls=list_of(parser(SeccompRule, names=_strings, args=list_of(parser(SeccompArgument)))),
+    syscalls=list_of(
+        parser(
+            SeccompRule,
+            names=_strings,
+            errno_ret=_32,
+            args=list_of(parser(SeccompArgument, argument=_32, value=_64, value_two=_64)),
+        )
+    ),
 )
 _linux = parser(
     Linux,
     namespaces=list_of(parser(Namespace, path=text)),
     uid_mappings=_mappings,
     gid_mappings=_mappings,
-    devices=list_of(parser(Device, path=text)),
+    devices=list_of(parser(Device, path=text, major=_32, minor=_32, file_mode=_32, uid=_id, gid=_id)),
     cgroups_path=text,
     resources=_resources,
     masked_paths=_strings,
@@ -410,7 +429,7 @@ _linux = parser(
     seccomp=_seccomp,
     sysctl=_texts_by_name,
     personality=parser(Personality, flags=_strings),
-    time_offsets=by_name(parser(TimeOffset)),
+    time_offsets=by_name(parser(TimeOffset, nanosecs=_32)),
 )
 _spec: Callable[[Any, str], Spec] = parser(
     Spec,
@@ -419,7 +438,14 @@ _spec: Callable[[Any, str], Spec] = parser(
     hostname=text,
     domainname=text,
     mounts=list_of(
-        parser(Mount, destination=text, source=text, options=_strings, uid_mappings=_mappings, gid_mappings=_mappings)
+        parser(
+            Mount,
+            destination=_destination,
+            source=text,
+            options=_strings,
+            uid_mappings=_mappings,
+            gid_mappings=_mappings,
+        )
     ),
     annotations=_texts_by_name,
     hooks=parser(

@@ -3,13 +3,11 @@
 Stands between the spec as a value and the runtime. Ruled by runtime-spec config.md and config-linux.md. Pure.
 """
 
-import os
-import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from minicontainer.errors import Error
-from minicontainer.linux.flags import CAPABILITIES
-from minicontainer.oci.runtime import Capabilities, Linux, Mount, Personality, Process, Resources, Spec
+from minicontainer.linux.flags import CAPABILITIES, RLIMITS
+from minicontainer.oci.runtime import Capabilities, Hooks, Linux, Mount, Personality, Process, Resources, Spec
 
 NAMESPACES = {"user", "mount", "pid", "network", "ipc", "uts", "cgroup", "time"}
 CLOCKS = {"monotonic", "boottime"}
@@ -39,8 +37,20 @@ def check(spec: Spec, has_console: bool) -> None:
         raise Error(
             f"config.json: ociVersion {spec.oci_version!r} is not of the versions 1.x.y that this runtime knows"
         )
-    for complaint in (*_process(spec.process, has_console), *scheduling, *_linux(spec), *_mounts(spec)):
+    for complaint in (
+        *_process(spec.process, has_console),
+        *scheduling,
+        *_linux(spec),
+        *_mounts(spec),
+        *_hooks(spec.hooks),
+    ):
         raise Error(f"config.json: {complaint}")
+
+
+def warn(process: Process, tell: Callable[[str], None] | None) -> None:
+    if tell is not None:
+        for text in warnings(process):
+            tell(text)
 
 
 def warnings(process: Process) -> Iterator[str]:
@@ -69,6 +79,9 @@ def _process(process: Process, has_console: bool) -> Iterator[str]:
         yield "process.args is empty; try: a command"
     if not process.cwd.startswith("/"):
         yield f"process.cwd {process.cwd!r} is not an absolute path"
+    for place, variable in enumerate(process.env):
+        if variable.find("=") < 1:
+            yield f"process.env[{place}]: invalid environment variable {variable!r}; try: NAME=VALUE"
     if process.terminal and not has_console:
         yield "process.terminal needs a socket that takes the terminal; try: --console-socket, or terminal false"
     if has_console and not process.terminal:
@@ -78,8 +91,10 @@ def _process(process: Process, has_console: bool) -> Iterator[str]:
     if process.selinux_label:
         yield "process.selinuxLabel is not supported by this runtime; try: without it"
     for limit in process.rlimits:
-        if not limit.type.startswith("RLIMIT_") or not hasattr(resource, limit.type):
+        if limit.type not in RLIMITS:
             yield f"process.rlimits: {limit.type} is unknown; try: RLIMIT_NOFILE"
+        elif limit.soft > limit.hard:
+            yield f"process.rlimits: {limit.type} is {limit.soft}, which is above its own hard limit {limit.hard}"
     if len({limit.type for limit in process.rlimits}) != len(process.rlimits):
         yield "process.rlimits names one limit twice"
 
@@ -148,11 +163,18 @@ def _sysctls(linux: Linux) -> Iterator[str]:
 
 def _mounts(spec: Spec) -> Iterator[str]:
     for mount in spec.mounts:
-        if not mount.destination.startswith("/"):
-            yield f"mounts: the destination {mount.destination!r} is not an absolute path"
-        if ".." in os.path.normpath(mount.destination).split("/"):
-            yield f"mounts: the destination {mount.destination!r} leads out of the rootfs"
+        if "remount" in mount.options:
+            yield f"mounts: {mount.destination} is to be remounted: this runtime makes mounts only; try: one mount"
         yield from _idmap(mount)
+
+
+def _hooks(hooks: Hooks) -> Iterator[str]:
+    for kind, given in hooks._asdict().items():
+        for place, hook in enumerate(given):
+            if not hook.path.startswith("/"):
+                yield f"hooks.{kind}[{place}].path: {hook.path!r} is not an absolute path"
+            if hook.timeout is not None and hook.timeout <= 0:
+                yield f"hooks.{kind}[{place}].timeout: {hook.timeout} is not above zero"
 
 
 def _idmap(mount: Mount) -> Iterator[str]:

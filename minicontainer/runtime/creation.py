@@ -33,7 +33,7 @@ from minicontainer.linux.syscalls import clone3, mount_setattr, namespace_kind
 from minicontainer.oci.runtime import Hook, IdMapping, Process, Rlimit, Seccomp, Spec, State, Status
 from minicontainer.plan import Explain, Plan, Step, StepFailed, run
 from minicontainer.runtime import cgroups, checks, init, rootfs, seccomp, states
-from minicontainer.runtime.operations import live, poststop, remove_cgroups
+from minicontainer.runtime.operations import poststop, remove_cgroups
 from minicontainer.values import Any, NamedTuple
 
 NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
@@ -63,7 +63,7 @@ class Caller(NamedTuple):
     no_new_keyring: bool = False
     parent_death_signal: int = 0
     explain: Explain | None = None
-    born: Callable[[int], None] | None = None  # told the pid of a first process, while /proc still shows its namespaces
+    born: Callable[[int], None] | None = None  # told the pid of the process before its program is there
 
 
 class Descriptors:
@@ -105,9 +105,7 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     bundle = os.path.abspath(bundle)
     text, spec = states.read_spec(f"{bundle}/{states.CONFIG}")
     checks.check(spec, caller.console_socket is not None)
-    if caller.warn is not None:
-        for warning in checks.warnings(spec.process):
-            caller.warn(warning)
+    checks.warn(spec.process, caller.warn)
     with ExitStack() as undo, Descriptors() as opened:
         directory = states.claim(root, container_id)
         undo.callback(files.remove_tree, directory)
@@ -167,6 +165,8 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     with _last_words(link.report):
         run(settle(pid, spec, state, child.mapped, bound, link), caller.explain)
     said = _hear(link, pid, spec, state, caller)
+    if not said and cgroups.oom_kills(state.cgroups):
+        raise Error("container init was OOM-killed (memory limit too low?); try: a higher linux.resources.memory.limit")
     if said != init.READY:
         raise told(said)
     return pid
@@ -428,10 +428,14 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
         CommandNotFound, CommandNotExecutable: the program cannot be run.
     """
     caller = Caller(**given)
-    paused = (Status.PAUSED,) if caller.ignore_paused else ()
-    current = live(root, container_id, Status.CREATED, Status.RUNNING, *paused)
+    current = states.state(root, container_id)
+    if current.status in (Status.STOPPED, Status.CREATING):
+        raise states.WrongStatus(f"cannot exec in a {current.status} container: {container_id}")
+    if current.status is Status.PAUSED and not caller.ignore_paused:
+        raise states.WrongStatus(f"cannot exec in a paused container (use --ignore-paused to override): {container_id}")
     current = current._replace(cgroups=cgroups.below(current.cgroups, caller.subgroups))
     checks.check_process(process, caller.console_socket is not None)
+    checks.warn(process, caller.warn)
     _, spec = states.read_spec(f"{root}/{container_id}/{states.CONFIG}")
     with ExitStack() as undo, Descriptors() as opened:
         pipes, link = _pipes(opened)
@@ -443,6 +447,8 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
             _let_go_of(link)
             init.another(child)
         undo.callback(_end, pid)
+        if caller.born is not None:
+            caller.born(pid)
         opened.close(pipes.orders)
         opened.close(pipes.report)
         with _last_words(link.report):

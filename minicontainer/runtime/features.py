@@ -9,17 +9,24 @@ import os
 from minicontainer.linux.flags import CAPABILITIES
 from minicontainer.oci.runtime import OCI_VERSION, Hooks
 from minicontainer.runtime import checks, seccomp
-from minicontainer.runtime.mount_options import ATTRIBUTES, PROPAGATION
+from minicontainer.runtime.mount_options import ATTRIBUTES, OWN_OPTIONS, PROPAGATION, WITHOUT_EFFECT
 from minicontainer.values import Any
 
 _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-_OTHER_OPTIONS = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults")
+_OF_THE_FILE_SYSTEM = ("dirsync", "lazytime", "mand", "sync")  # fsconfig(2) takes them as they are
 _HOST_DETAILS = ("acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi")
 
 
 def features() -> dict[str, Any]:
     assert len(_HOOKS) == len(Hooks._fields)
-    options = {*ATTRIBUTES, *(f"r{name}" for name in ATTRIBUTES), *PROPAGATION, *_OTHER_OPTIONS}
+    options = {
+        *ATTRIBUTES,
+        *(f"r{name}" for name in ATTRIBUTES),
+        *PROPAGATION,
+        *OWN_OPTIONS,
+        *WITHOUT_EFFECT,
+        *_OF_THE_FILE_SYSTEM,
+    }
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,

@@ -27,6 +27,7 @@ from minicontainer.linux.flags import (
     MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    RLIMITS,
     TIOCGPTN,
     TIOCSCTTY,
     TIOCSPTLCK,
@@ -394,7 +395,7 @@ def _load(child: Child, why: str) -> Plan[None]:
 def limit_of(limit: Rlimit) -> tuple[int, tuple[int, int]]:
     """A limit as setrlimit(2) takes it; JSON writes "unlimited" as the highest number of 64 bits."""
     soft, hard = (resource.RLIM_INFINITY if value >= 1 << 63 else value for value in (limit.soft, limit.hard))
-    return getattr(resource, limit.type), (soft, hard)
+    return RLIMITS.index(limit.type), (soft, hard)
 
 
 def join_keyring(name: str) -> None:

@@ -35,7 +35,7 @@ ATTRIBUTES = {  # option: (attributes to clear, attributes to set); with an r be
     "noatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME),
     "atime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
     "relatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
-    "norelatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_STRICTATIME),
+    "norelatime": (0, 0),  # what the kernel chooses without it is relatime, too: mount(2)
     "strictatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_STRICTATIME),
     "nostrictatime": (MOUNT_ATTR__ATIME, MOUNT_ATTR_RELATIME),
     "nodiratime": (0, MOUNT_ATTR_NODIRATIME),
@@ -53,8 +53,9 @@ PROPAGATION = {
     "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }  # fmt: skip
-_OWN_OPTIONS = {"bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults"}
-_WITHOUT_EFFECT = {"async", "loud", "silent", "nolazytime", "nomand", "noiversion"}  # what is so anyway, or is not said
+OWN_OPTIONS = {"bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults"}
+# What is so anyway, or is not said, or what fsconfig(2) has no word for.
+WITHOUT_EFFECT = {"async", "loud", "silent", "nolazytime", "nomand", "noiversion", "iversion", "acl", "noacl"}
 
 
 class MountOptions(NamedTuple):
@@ -88,7 +89,7 @@ def parse_options(options: tuple[str, ...]) -> MountOptions:
                 recursive_clear=parsed.recursive_clear & ~add | clear,
                 recursive_set=parsed.recursive_set & ~clear | add,
             )
-        elif option not in _OWN_OPTIONS | _WITHOUT_EFFECT:
+        elif option not in OWN_OPTIONS | WITHOUT_EFFECT:
             parsed = parsed._replace(data=(*parsed.data, option))
     asked = {name: name in options for name in ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")}
     return parsed._replace(**asked)  # type: ignore[arg-type]  # the names are those of flags

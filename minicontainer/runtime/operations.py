@@ -18,6 +18,13 @@ from minicontainer.plan import Explain, Plan, Step, run
 from minicontainer.runtime import cgroups, states
 from minicontainer.runtime.states import NoSuchContainer, WrongStatus
 
+_NOT_STARTED = {  # what runc says, which its callers look for
+    Status.CREATING: "a container that is not created yet",
+    Status.RUNNING: "an already running container",
+    Status.PAUSED: "a paused container",
+    Status.STOPPED: "a container that has stopped",
+}
+
 
 def start(root: str, container_id: str, explain: Explain | None = None) -> None:
     """Let the waiting process go on to its program, and wait until it has.
@@ -27,7 +34,7 @@ def start(root: str, container_id: str, explain: Explain | None = None) -> None:
     """
     current = states.state(root, container_id)
     if current.status is not Status.CREATED:
-        raise WrongStatus(f"cannot start container {container_id}: it is {current.status}, not created")
+        raise WrongStatus(f"cannot start {_NOT_STARTED[current.status]}: {container_id}")
     directory = f"{root}/{container_id}"
     with ExitStack() as opened:
         fifo = os.open(f"{directory}/{states.FIFO}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,7 +124,8 @@ def _freeze(current: State, frozen: bool) -> Plan[None]:
 def live(root: str, container_id: str, *allowed: Status) -> State:
     current = states.state(root, container_id)
     if current.status not in allowed:
-        raise WrongStatus(f"container {container_id} is {current.status}, not {' or '.join(allowed)}")
+        wanted = "paused" if allowed == (Status.PAUSED,) else "running"
+        raise WrongStatus(f"container not {wanted}: {container_id} is {current.status}")
     return current
 
 
@@ -137,8 +145,7 @@ def delete(root: str, container_id: str, force: bool = False, explain: Explain |
     except NoSuchContainer:
         if not force:
             raise
-        if container_id and states.ID_LETTERS.issuperset(container_id) and container_id[0] != ".":
-            files.remove_tree(directory)
+        files.remove_tree(directory)
         return
     if current.status in (Status.RUNNING, Status.PAUSED) and not force:
         raise WrongStatus(f"cannot delete container {container_id} that is not stopped: {current.status}")

@@ -29,6 +29,9 @@ _SHORT = {  # what a letter may stand for: the first of these that the command h
 }  # fmt: skip
 
 
+_UNITS = ("", "k", "m", "g", "t", "p")
+
+
 class Flag(NamedTuple):
     """What a flag is for; `value` names what follows it, an empty one is a switch."""
 
@@ -51,6 +54,19 @@ class Options(NamedTuple):
         if not text.removeprefix("-").isdecimal():
             raise Error(f"--{name} {text!r} is not a number")
         return int(text)
+
+    def bytes(self, name: str) -> int:
+        """A number of bytes, which may end in a unit: 512k, 64m, 2GiB; -1 is no limit."""
+        text = self.text(name)
+        unit = text.lstrip("-0123456789").lower().removesuffix("b").removesuffix("i")
+        digits = text[: len(text) - len(text.lstrip("-0123456789"))]
+        if unit not in _UNITS or not digits.removeprefix("-").isdecimal():
+            raise Error(f"invalid value for {name}: invalid size: {text!r}; try: --{name} 64m")
+        return int(digits) * (1 << 10 * _UNITS.index(unit))
+
+    def none(self) -> None:
+        if self.rest:
+            raise Error(f"no argument is needed, and {len(self.rest)} are given; try: --help")
 
     def one(self) -> str:
         """The only argument that is no flag: a container's id."""

@@ -51,7 +51,7 @@ def public(state: State, owner: str = "") -> dict[str, object]:
         "bundle": state.bundle,
         "rootfs": state.rootfs,
         "created": state.created,
-        "annotations": dict(state.annotations),
+        **({"annotations": dict(state.annotations)} if state.annotations else {}),
         "owner": owner,
     }
 
@@ -66,6 +66,7 @@ def _format(own: Options) -> str:
 def _list(options: Options, own: Options) -> int:
     from minicontainer.runtime import states
 
+    own.none()
     found = states.containers(root_of(options))
     chosen = _format(own)
     if own.has("quiet"):
@@ -146,7 +147,8 @@ def _asked(own: Options) -> dict[str, object]:
     sections: dict[str, dict[str, object]] = {}
     for flag, (section, field) in _UPDATES.items():
         if flag in own.values:
-            value = own.text(flag) if field in ("cpus", "mems") else own.number(flag)
+            read = own.bytes if section == "memory" else own.text if field in ("cpus", "mems") else own.number
+            value = read(flag)
             sections.setdefault(section, {})[field] = value
     return dict(sections)
 
@@ -167,9 +169,10 @@ def _line(value: object) -> None:
     print(json.dumps(value, separators=(",", ":")), flush=True)
 
 
-def _features(_: Options, __: Options) -> int:
+def _features(_: Options, own: Options) -> int:
     from minicontainer.runtime import features
 
+    own.none()
     print(json.dumps(features.features(), indent=4))
     return 0
 
@@ -177,6 +180,7 @@ def _features(_: Options, __: Options) -> int:
 def _spec(_: Options, own: Options) -> int:
     from minicontainer.runtime import features
 
+    own.none()
     path = os.path.join(own.text("bundle", "."), "config.json")
     if os.path.exists(path):
         raise Error(f"{path} exists; try: remove it first, or --bundle DIRECTORY")

@@ -42,6 +42,12 @@ def _version1(resources: Resources) -> Iterator[Setting]:
     memory, cpu, pids = resources.memory, resources.cpu, resources.pids
     if resources.unified:
         raise Error("linux.resources.unified needs cgroup version 2, and this host has version 1")
+    if cpu.shares and not 2 <= cpu.shares <= 262_144:
+        raise Error(
+            f"linux.resources.cpu.shares: the minimum allowed is 2, the maximum 262144; {cpu.shares} is neither"
+        )
+    if memory.swappiness is not None and not 0 <= memory.swappiness <= 100:
+        raise Error(f"linux.resources.memory.swappiness {memory.swappiness} is not between 0 and 100")
     asked = (
         ("memory", "memory.limit_in_bytes", memory.limit or None),
         ("memory", "memory.memsw.limit_in_bytes", memory.swap or None),
@@ -83,7 +89,7 @@ def _version2(resources: Resources) -> Iterator[Setting]:
     asked = (
         ("memory", "memory.max", _maximum(memory.limit) if memory.limit else None),
         ("memory", "memory.swap.max", swap_max(memory.limit, memory.swap)),
-        ("memory", "memory.low", memory.reservation or None),
+        ("memory", "memory.low", _maximum(memory.reservation) if memory.reservation else None),
         ("cpu", "cpu.weight", weight(cpu.shares) if cpu.shares else None),
         ("cpu", "cpu.max", quota),
         ("cpu", "cpu.max.burst", cpu.burst),
@@ -128,7 +134,7 @@ def io_weight(weight: int) -> int:
 def swap_max(limit: int | None, swap: int | None) -> str | None:
     """Version 1 limits memory and swap together, version 2 swap alone."""
     if not swap:
-        return None
+        return MAX if limit is not None and limit < 0 else None  # without a limit of both there is none of one
     if swap < 0:
         return MAX
     if limit is None or limit < 0 or swap < limit:

@@ -315,12 +315,28 @@ def attach(descriptor: int, destination: str, directory: bool, fstype: str) -> N
     """Move a detached mount to its destination, which is made if it is missing."""
     _refuse_proc(destination, fstype)
     make_target(destination, directory)
-    # A last link is followed: the root of this process confines it.
     target = _open_path(destination)
     try:
-        move_mount(descriptor, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+        if stat.S_ISDIR(os.fstat(target).st_mode) is not directory:
+            wanted = "a file, and a directory" if directory else "a directory, and a file"
+            raise Error(f"{destination} is {wanted} is to be mounted there")
+        _cover(descriptor, target)
     finally:
         os.close(target)
+
+
+def _cover(descriptor: int, target: int) -> None:
+    move_mount(descriptor, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def _cover_path(descriptor: int, path: str) -> None:
+    """Put a detached mount over what `path` leads to. A mount on a last link itself would leave bare what it names."""
+    target = _open_path(path)
+    try:
+        _cover(descriptor, target)
+    finally:
+        os.close(target)
+        os.close(descriptor)
 
 
 def _open_path(path: str, flags: int = 0) -> int:
@@ -354,7 +370,8 @@ def make_target(path: str, directory: bool, depth: int = 40) -> None:
         if leads is not None:
             make_target(os.path.join(parent or "/", leads), directory, depth - 1)
         elif directory:
-            os.mkdir(name, 0o755, dir_fd=within)
+            with suppress(FileExistsError):  # .. of what was missing
+                os.mkdir(name, 0o755, dir_fd=within)
         else:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=within))
     finally:
@@ -370,10 +387,14 @@ def _link(name: str, within: int) -> str | None:
 
 def make_readonly(path: str) -> None:
     """A copy of what is mounted at `path`, read-only with all below it, over itself."""
-    tree = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE)
-    mount_setattr(tree, "", _EMPTY_PATH, MOUNT_ATTR_RDONLY)
-    move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
-    os.close(tree)
+    target = _open_path(path)
+    try:
+        tree = open_tree(target, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | _EMPTY_PATH)
+        mount_setattr(tree, "", _EMPTY_PATH, MOUNT_ATTR_RDONLY)
+        _cover(tree, target)
+        os.close(tree)
+    finally:
+        os.close(target)
 
 
 def _mask(paths: Iterable[str]) -> Plan[None]:
@@ -394,22 +415,17 @@ def cover_by_null(path: str) -> None:
     known = os.fstat(tree)
     if not stat.S_ISCHR(known.st_mode) or known.st_rdev != os.makedev(1, 3):
         raise Error(f"{path} cannot be masked: /dev/null of this rootfs is not the null device")
-    move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
-    os.close(tree)
+    _cover_path(tree, path)
 
 
 def cover_by_empty(path: str) -> None:
     """Cover a directory by one that is empty and stays so."""
-    tree = new_mount("tmpfs", "tmpfs", ("ro", "nr_inodes=1"), MOUNT_ATTR_RDONLY)
-    move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
-    os.close(tree)
+    _cover_path(new_mount("tmpfs", "tmpfs", ("ro", "nr_inodes=1"), MOUNT_ATTR_RDONLY), path)
 
 
 def cover_by_copy(source: str, path: str) -> None:
     """Cover a directory by a copy of the mount at `source`: before Linux 6.15 only what is attached can be copied."""
-    copy = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
-    move_mount(copy, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
-    os.close(copy)
+    _cover_path(open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), path)
 
 
 def devices(linux: Linux) -> tuple[Device, ...]:

@@ -24,7 +24,7 @@ class NoSuchContainer(Error):
     exit_code = 1
 
     def __init__(self, container_id: str) -> None:
-        super().__init__(f"container {container_id} does not exist; try: list")
+        super().__init__(f"container does not exist: {container_id}; try: list")
 
 
 class WrongStatus(Error):
@@ -46,16 +46,23 @@ def read_spec(path: str) -> tuple[bytes, Spec]:
 
 def claim(root: str, container_id: str) -> str:
     """The container's directory: who makes it owns the id."""
-    if not container_id or container_id[0] == "." or not ID_LETTERS.issuperset(container_id):
-        raise Error(
-            f"the container id {container_id!r} must be letters, digits and _+-. only, and not begin with a dot"
-        )
+    check_id(container_id)
     os.makedirs(root, mode=0o711, exist_ok=True)
     try:
         os.mkdir(f"{root}/{container_id}", 0o700)
     except FileExistsError:
-        raise Error(f"container with id {container_id} exists already; try: delete {container_id}") from None
+        text = f"container with given ID already exists: {container_id}; try: delete {container_id}"
+        raise Error(text) from None
     return f"{root}/{container_id}"
+
+
+def check_id(container_id: str) -> None:
+    if not container_id:
+        raise Error("container id cannot be empty")
+    if container_id[0] == "." or not ID_LETTERS.issuperset(container_id):
+        raise Error(
+            f"invalid container ID format: {container_id!r} must be letters, digits and _+-. alone, no dot first"
+        )
 
 
 def new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarchies) -> State:
@@ -96,6 +103,7 @@ def writable(groups: dict[str, str]) -> dict[str, str]:
 
 def state(root: str, container_id: str) -> State:
     """What is recorded of the container, with its status as it is now."""
+    check_id(container_id)
     try:
         with open(f"{root}/{container_id}/{STATE}", "rb") as file:
             recorded = State.from_json(json_documents.loads(file.read()))
@@ -131,7 +139,7 @@ def containers(root: str) -> list[State]:
     """All containers of `root`, by id."""
     found = []
     with suppress(FileNotFoundError):
-        for name in sorted(os.listdir(root)):
+        for name in sorted(name for name in os.listdir(root) if name != FILTERS):
             with suppress(NoSuchContainer):
                 found.append(state(root, name))
     return found

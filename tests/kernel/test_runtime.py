@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +108,23 @@ def test_masked_paths_look_empty_and_readonly_paths_refuse(tmp_path: Path) -> No
     assert "refused" in said
     assert "Read-only file system" in said
     assert "refused" in said.splitlines()[-2]
+
+
+def test_what_a_link_leads_to_is_masked_or_read_only_not_the_link(tmp_path: Path) -> None:
+    def edit(config: Json) -> None:
+        config["linux"]["maskedPaths"] = ["/bare", "/all"]
+        config["linux"]["readonlyPaths"] = ["/kept", "/away"]
+
+    for name in ("secrets", "keep"):
+        (tmp_path / "rootfs" / name).mkdir(parents=True)
+        (tmp_path / "rootfs" / name / "file").write_text("told\n")
+    (tmp_path / "rootfs/one").write_text("told\n")
+    for link, leads in (("bare", "/one"), ("all", "/secrets"), ("kept", "keep"), ("away", "/../../nowhere")):
+        (tmp_path / "rootfs" / link).symlink_to(leads)
+    look = "cat /one /bare; ls /secrets /all; echo x > /keep/file || readlink /all"
+    assert sh(tmp_path, f"{look} 2>&1", edit=edit).split() == [
+        "/all:", "/secrets:", "sh:", "can't", "create", "/keep/file:", "Read-only", "file", "system", "/secrets",
+    ]  # fmt: skip
 
 
 def test_devices_are_there_and_no_other_can_be_used(tmp_path: Path) -> None:
@@ -317,11 +336,11 @@ def test_status_follows_the_truth(tmp_path: Path) -> None:
     assert [state.id for state in states.containers(root)] == [name]
     operations.start(root, name)
     assert states.state(root, name).status is Status.RUNNING
-    with pytest.raises(states.WrongStatus, match="running, not created"):
+    with pytest.raises(states.WrongStatus, match="already running"):
         operations.start(root, name)
     with pytest.raises(states.WrongStatus, match="not stopped"):
         operations.delete(root, name)
-    with pytest.raises(Error, match="exists already"):
+    with pytest.raises(Error, match="already exists"):
         creation.create(root, name, str(tmp_path))
     operations.pause(root, name)
     assert states.state(root, name).status is Status.PAUSED
@@ -485,6 +504,67 @@ def test_each_step_is_explained_also_from_inside(tmp_path: Path) -> None:
     assert 'init pivot_root(".", ".")' in text
     assert 'init new_mount("proc", "proc", [], 0)' in text
     assert "prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN)" in text
+
+
+def test_a_descriptor_of_the_process_is_sent_to_who_asks_for_it(tmp_path: Path) -> None:
+    bundles.bundle(tmp_path, "sleep", "60")
+    name, command = f"pidfd-{os.getpid()}", ["--root", str(tmp_path / "states")]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        listener.settimeout(60)
+        given = ["--pidfd-socket", str(tmp_path / "socket")]
+        try:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(_cli(*command, "create", "--bundle", str(tmp_path), *given, name))
+            with listener.accept()[0] as connection:
+                word, [descriptor], _, _ = socket.recv_fds(connection, 100, 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert word == b"standard"
+            seen = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+            assert f"Pid:\t{states.state(str(tmp_path / 'states'), name).pid}\n" in seen
+            os.close(descriptor)
+        finally:
+            operations.delete(str(tmp_path / "states"), name, force=True)
+    gone = ["create", "--bundle", str(tmp_path), "--pidfd-socket", "/nowhere", name]
+    assert _cli(*command, *gone) == 1
+    assert states.containers(str(tmp_path / "states")) == []
+
+
+def _cli(*arguments: str) -> int:
+    command = [sys.executable, "-m", "minicontainer.runtime.main", *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    return done.returncode
+
+
+def test_too_little_memory_to_start_in_is_told_as_such(tmp_path: Path) -> None:
+    def edit(config: Json) -> None:
+        config["linux"]["resources"]["memory"] = {"limit": 4096}
+
+    with pytest.raises(Error, match="OOM-killed"):
+        bundles.run(tmp_path, "true", edit=edit)
+
+
+def test_a_destination_may_go_back_and_be_missing(tmp_path: Path) -> None:
+    def edit(config: Json) -> None:
+        config["mounts"] += [
+            {"destination": "/a/../b/c", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "d/../../e", "type": "tmpfs", "source": "tmpfs"},
+        ]
+
+    said = sh(tmp_path, "cut -d' ' -f5 /proc/self/mountinfo", edit=edit)
+    assert {"/b/c", "/e"} <= set(said.split())
+
+
+def test_a_file_does_not_go_over_a_directory_nor_the_reverse(tmp_path: Path) -> None:
+    for destination, source in (("/etc", "/etc/hostname"), ("/etc/passwd", "/etc")):
+
+        def edit(config: Json, destination: str = destination, source: str = source) -> None:
+            config["mounts"].append({"destination": destination, "type": "bind", "source": source, "options": ["bind"]})
+
+        with pytest.raises(Error, match=f"{destination} is a (file|directory), and a (file|directory) is to be"):
+            bundles.run(tmp_path, "true", edit=edit)
 
 
 def test_a_field_that_is_not_honoured_is_refused_by_name(tmp_path: Path) -> None:

@@ -230,7 +230,8 @@ def test_update_takes_flags_a_file_and_the_standard_input(tmp_path: Path) -> Non
         assert _call(box, "update", f"--resources={tmp_path}/resources", box.name).returncode == 0
         assert box.limits().pids == 23
         for arguments, said in (
-            (("--memory", "abc"), "--memory 'abc' is not a number"),
+            (("--memory", "abc"), "invalid value for memory: invalid size: 'abc'"),
+            (("--pids-limit", "abc"), "--pids-limit 'abc' is not a number"),
             (("--l3-cache-schema", "L3:0=f"), "Intel RDT is not supported"),
             (("--resources", "/no/such/file"), "/no/such/file"),
         ):

@@ -79,7 +79,15 @@ CASES: list[tuple[Callable[[Json], None], str]] = [
     (_in("linux", "sysctl", value={"vm.swappiness": "1"}), "vm.swappiness"),
     (_in("linux", "sysctl", value={"kernel.hostname": "x"}), "kernel.hostname"),
     (_in("linux", "devices", value=[{"type": "x", "path": "/dev/x"}]), "/dev/x is of no known type"),
-    (_in("mounts", value=[{"destination": "here"}]), "'here' is not an absolute path"),
+    (_in("mounts", value=[{"destination": "/d", "options": ["bind", "remount"]}]), "/d is to be remounted"),
+    (_in("process", "env", value=["A=b", "C"]), "process.env[1]: invalid environment variable 'C'"),
+    (_in("process", "env", value=["=b"]), "process.env[0]: invalid environment variable '=b'"),
+    (_in("process", "rlimits", value=[{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}]), "above its own hard limit 1"),
+    (_in("hooks", value={"prestart": [{"path": "true"}]}), "hooks.prestart[0].path: 'true' is not an absolute path"),
+    (
+        _in("hooks", value={"poststop": [{"path": "/x", "timeout": 0}]}),
+        "hooks.poststop[0].timeout: 0 is not above zero",
+    ),
 ]
 
 

@@ -1,6 +1,8 @@
 """Our door to JSON says what the library says."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -45,6 +47,13 @@ def test_a_broken_document_says_where(text: bytes) -> None:
     with pytest.raises(ValueError) as theirs:
         json.loads(text)
     assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1,', "[1", '"a'])
+def test_a_broken_document_says_where_also_while_the_library_is_not_loaded(text: str) -> None:
+    script = "import sys\nfrom minicontainer import json_documents\njson_documents.loads(sys.argv[1].encode())"
+    done = subprocess.run([sys.executable, "-c", script, text], capture_output=True, text=True, check=False)
+    assert "JSONDecodeError" in done.stderr.splitlines()[-1], done.stderr
 
 
 def test_what_has_no_place_in_json_is_refused() -> None:

@@ -143,10 +143,10 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 23_400, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 23_700, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
-    "the OCI runtime": ("runtime.main", 6_600),
+    "the OCI runtime": ("runtime.main", 6_900),
     "images and registries": ("image.images image.image_archives registry.server", 5_300),
     "the engine": ("engine foreground spawner", 3_600),
     "the builder": ("build.builder", 5_000),

@@ -48,13 +48,14 @@ def test_to_json_and_back_is_the_same() -> None:
     assert Spec.from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
 
 
+_WORDS, _LONGS = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
+
+
 @given(
     args=st.lists(words, min_size=1).map(tuple),
     env=st.lists(words).map(tuple),
-    limits=st.lists(st.builds(Rlimit, type=words, soft=st.integers(0), hard=st.integers(0))).map(tuple),
-    mappings=st.lists(
-        st.builds(IdMapping, container_id=st.integers(0), host_id=st.integers(0), size=st.integers(1))
-    ).map(tuple),
+    limits=st.lists(st.builds(Rlimit, type=words, soft=_LONGS, hard=_LONGS)).map(tuple),
+    mappings=st.lists(st.builds(IdMapping, container_id=_WORDS, host_id=_WORDS, size=_WORDS)).map(tuple),
 )
 def test_any_spec_survives_json(
     args: tuple[str, ...], env: tuple[str, ...], limits: tuple[Rlimit, ...], mappings: tuple[IdMapping, ...]
@@ -107,11 +108,35 @@ def test_fields_without_effect_are_accepted() -> None:
         ({"args": ["a"], "oomScoreAdj": True}, "process.oomScoreAdj is True"),
         ({"cwd": "/"}, "process lacks args"),
         ([], "process must be an object"),
+        ({"args": ["a"], "user": {"uid": -1}}, "process.user.uid is -1, which is not between 0 and 4294967294"),
+        ({"args": ["a"], "user": {"gid": 4294967295}}, "process.user.gid is 4294967295, which is not between"),
+        ({"args": ["a"], "user": {"additionalGids": [1, -1]}}, r"process.user.additionalGids\[1\] is -1"),
+        ({"args": ["a"], "rlimits": [{"type": "RLIMIT_CPU", "soft": -1, "hard": 0}]}, r"rlimits\[0\].soft is -1"),
+        ({"args": ["a"], "consoleSize": {"height": 1 << 16, "width": 1}}, "process.consoleSize.height is 65536"),
     ],
 )
 def test_wrong_types_are_named(process: Any, text: str) -> None:
     with pytest.raises(Error, match=text):
         process_from_json(process)
+
+
+def test_ids_of_devices_and_maps_are_ids() -> None:
+    config = bundles.config("true")
+    config["linux"]["devices"] = [{"type": "c", "path": "/dev/x", "major": 1, "minor": 3, "uid": -1}]
+    with pytest.raises(Error, match=r"linux.devices\[0\].uid is -1"):
+        Spec.from_json(config)
+    config["linux"] |= {"devices": [], "uidMappings": [{"containerID": 0, "hostID": -1, "size": 1}]}
+    with pytest.raises(Error, match=r"linux.uidMappings\[0\].hostID is -1"):
+        Spec.from_json(config)
+
+
+def test_a_relative_destination_begins_at_the_root() -> None:
+    config = bundles.config("true")
+    config["mounts"] = [{"destination": "here"}]
+    assert Spec.from_json(config).mounts[0].destination == "/here"
+    config["mounts"] = [{"destination": ""}]
+    with pytest.raises(Error, match=r"mounts\[0\].destination is empty"):
+        Spec.from_json(config)
 
 
 def test_a_missing_root_is_named() -> None:

@@ -58,10 +58,24 @@ def test_a_weight_keeps_the_order(one: int, other: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "swap", "text"), [(10, 0, None), (10, None, None), (10, -1, "max"), (10, 10, "0"), (10, 30, "20")]
+    ("limit", "swap", "text"),
+    [(10, 0, None), (10, None, None), (-1, None, "max"), (10, -1, "max"), (10, 10, "0"), (10, 30, "20")],
 )
 def test_swap_alone_is_what_is_above_memory(limit: int, swap: int | None, text: str | None) -> None:
     assert swap_max(limit, swap) == text
+
+
+@pytest.mark.parametrize(
+    ("json", "text"),
+    [
+        ({"cpu": {"shares": 1}}, "cpu.shares: the minimum allowed is 2"),
+        ({"cpu": {"shares": 262_145}}, "262145 is neither"),
+        ({"memory": {"swappiness": 101}}, "memory.swappiness 101 is not between 0 and 100"),
+    ],
+)
+def test_what_version_1_would_round_is_refused(json: dict[str, object], text: str) -> None:
+    with pytest.raises(Error, match=text):
+        settings(resources_from_json(json), version2=False)
 
 
 def test_swap_below_memory_is_refused() -> None:

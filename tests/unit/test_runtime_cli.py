@@ -64,12 +64,26 @@ def test_a_number_is_a_number() -> None:
         Options({"preserve-fds": ["three"]}, []).number("preserve-fds")
 
 
-@pytest.mark.parametrize(("text", "number"), [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("usr1", 10), ("sigint", 2)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("9", 9),
+        ("KILL", 9),
+        ("SIGTERM", 15),
+        ("usr1", 10),
+        ("sigint", 2),
+        ("0", 0),
+        ("64", 64),
+        ("RTMIN", 34),
+        ("SIGRTMIN+3", 37),
+        ("rtmax-1", 63),
+    ],
+)
 def test_signals_by_number_and_name(text: str, number: int) -> None:
     assert signal_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["0", "99", "SIGNOPE", ""])
+@pytest.mark.parametrize("text", ["99", "-1", "SIGNOPE", "", "TERM+1", "RTMIN+99", "RTMIN+x", "RTMAX+1", "9x", "0x9"])
 def test_an_unknown_signal_is_named(text: str) -> None:
     with pytest.raises(Error, match="unknown signal"):
         signal_number(text)
@@ -109,10 +123,12 @@ def test_an_unknown_container_is_status_1_and_255_for_exec(
 ) -> None:
     monkeypatch.setattr(cli, "_seal", lambda: None)
     assert main(["--root", str(tmp_path), "state", "x"]) == 1
-    assert "container x does not exist" in capsys.readouterr().err
+    assert "container does not exist: x" in capsys.readouterr().err
     assert main(["--root", str(tmp_path), "exec", "x", "true"]) == 255
     assert main(["--root", str(tmp_path), "delete", "x"]) == 1
     assert main(["--root", str(tmp_path), "delete", "--force", "x"]) == 0
+    for name in ("", "..", "a/b", "/"):
+        assert main(["--root", str(tmp_path), "delete", "--force", name]) == 1
     assert main(["--root", str(tmp_path), "list", "-q"]) == 0
 
 
@@ -122,7 +138,7 @@ def test_the_log_is_what_the_engine_parses(tmp_path: Path) -> None:
     assert main([f"--log={log}", "--log-format", "json", "--root", str(tmp_path), "kill", "x", "9"]) == 1
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["level"] for line in lines] == ["error", "error"]
-    assert lines[0]["msg"].startswith("start failed: container x does not exist")
+    assert lines[0]["msg"].startswith("start failed: container does not exist: x")
     assert {"level", "msg", "time"} == set(lines[0])
     text = tmp_path / "log.txt"
     assert main(["--log", str(text), "--root", str(tmp_path), "start", "x"]) == 1

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from minicontainer.oci.runtime import OCI_VERSION, Seccomp, SeccompRule, Spec
+from minicontainer.errors import Error
+from minicontainer.oci.runtime import OCI_VERSION, Seccomp, SeccompRule, Spec, State, Status
 from minicontainer.runtime import features, seccomp
 from minicontainer.runtime.cli import all_commands, main
 from minicontainer.runtime.options import ROOT, Flag, Options, parse, root_of
+from minicontainer.runtime.reports import public
 
 
 def _said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
@@ -33,7 +35,7 @@ def test_what_is_not_supported_is_refused_by_name(command: str, capsys: pytest.C
 
 @pytest.mark.parametrize("command", ["state", "update", "ps", "events"])
 def test_a_container_that_is_not_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "container box does not exist" in _said(capsys, "--root", str(tmp_path), command, "box", status=1)
+    assert "container does not exist: box" in _said(capsys, "--root", str(tmp_path), command, "box", status=1)
 
 
 def test_an_unknown_log_format_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +57,7 @@ def test_features_are_what_the_tables_say(capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(_said(capsys, "features"))
     assert found["ociVersionMax"] == OCI_VERSION
     assert found["hooks"][0] == "prestart" and len(found["hooks"]) == 6
-    assert {"bind", "rro", "rslave", "tmpcopyup", "nosymfollow"} <= set(found["mountOptions"])
+    assert {"bind", "rro", "rslave", "tmpcopyup", "nosymfollow", "sync", "iversion"} <= set(found["mountOptions"])
     linux = found["linux"]
     assert "time" in linux["namespaces"]
     assert linux["cgroup"]["v2"] and not linux["cgroup"]["systemd"]
@@ -69,6 +71,28 @@ def test_every_action_that_is_told_of_can_be_compiled() -> None:
         default = "SCMP_ACT_LOG" if action == "SCMP_ACT_ALLOW" else "SCMP_ACT_ALLOW"
         assert seccomp.compile_profile(Seccomp(default_action=default, syscalls=(rule,)))
     assert len(features.features()["linux"]["seccomp"]["operators"]) == 7
+
+
+@pytest.mark.parametrize("command", ["list", "features", "spec"])
+def test_a_command_without_arguments_takes_none(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no argument is needed, and 1 are given" in _said(capsys, command, "more", status=1)
+
+
+@pytest.mark.parametrize(("text", "number"), [("7", 7), ("-1", -1), ("2k", 2048), ("50m", 50 << 20), ("1GiB", 1 << 30)])
+def test_a_size_may_end_in_a_unit(text: str, number: int) -> None:
+    assert Options({"memory": [text]}, []).bytes("memory") == number
+
+
+@pytest.mark.parametrize("text", ["", "m", "x", "1x", "1.5m", "--1"])
+def test_a_size_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(Error, match="invalid value for memory: invalid size"):
+        Options({"memory": [text]}, []).bytes("memory")
+
+
+def test_annotations_are_told_when_there_are_any() -> None:
+    state = State(oci_version="1.0.2", id="a", status=Status.CREATED, bundle="/b")
+    assert "annotations" not in public(state)
+    assert public(state._replace(annotations={"a": "b"}))["annotations"] == {"a": "b"}
 
 
 def test_a_letter_stands_for_what_the_command_has() -> None:
