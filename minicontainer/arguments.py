@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from minicontainer.errors import Error
 from minicontainer.values import Any, NamedTuple
 
+WIDTH, HEAD_WIDTH = 79, 32  # columns of help, and of the flags and commands in it
 SWITCH, TEXT, LIST = "switch", "text", "list"
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -158,19 +159,30 @@ def meant(word: str, known: Iterable[str]) -> str:
 def help_of(program: str, command: Command) -> str:
     """What `--help` says of one command."""
     usage = f"usage: {program} {command.name} [FLAGS] {command.words}".rstrip()
-    return "\n".join([usage, "", command.help, *([""] if command.flags else []), *_columns(command.flags)]) + "\n"
+    flags = _columns([(_head(flag), flag.help) for flag in command.flags])
+    return "\n".join([usage, "", command.help, *([""] if flags else []), *flags]) + "\n"
 
 
 def overview(program: str, about: str, commands: Iterable[Command], flags: Sequence[Flag]) -> str:
     """What `--help` says of the whole."""
     lines = [f"usage: {program} [FLAGS] COMMAND ...", "", about, ""]
-    known = list(commands)
-    width = max(12, *(len(command.name) + 2 for command in known))
-    lines += [f"  {command.name:{width}}{command.help}" for command in known]
-    return "\n".join([*lines, "", *_columns(flags), "", f"More of a command: {program} COMMAND --help"]) + "\n"
+    lines += [*_columns([(command.name, command.help) for command in commands]), ""]
+    lines += _columns([(_head(flag), flag.help) for flag in flags])
+    return "\n".join([*lines, "", f"More of a command: {program} COMMAND --help"]) + "\n"
 
 
-def _columns(flags: Sequence[Flag]) -> list[str]:
-    heads = [f"{', '.join(flag.names)} {flag.value}".rstrip() for flag in flags]
-    width = min(max(map(len, heads), default=0), 34)
-    return [f"  {head:{width}}  {flag.help}" for head, flag in zip(heads, flags, strict=True)]
+def _head(flag: Flag) -> str:
+    return f"{', '.join(flag.names)} {flag.value}".rstrip()
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Two columns in the width of a terminal as it always was; a head that is too long has a line of its own."""
+    import textwrap  # only help needs it
+
+    width = min(max((len(head) for head, _ in rows), default=0), HEAD_WIDTH)
+    lines = []
+    for head, text in rows:
+        first, *rest = textwrap.wrap(text, WIDTH - width - 4, break_on_hyphens=False)
+        own = [f"  {head}"] if len(head) > width else []
+        lines += [*own, f"  {'' if own else head:{width}}  {first}", *(f"  {'':{width}}  {line}" for line in rest)]
+    return lines

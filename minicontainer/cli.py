@@ -29,7 +29,7 @@ from minicontainer.values import Any, NamedTuple, NoReturn
 
 PROGRAM = "minicontainer"
 VERSION = "0.1.0"
-ABOUT = "Build images and run containers: docker's words, no daemon, a user namespace for every container."
+ABOUT = "Build images and run containers: docker's words, no daemon, a user namespace\nfor every container."
 INTERRUPTED = 130
 
 ROOT = Flag(("--root",), "where everything is kept (or $MINICONTAINER_ROOT)", TEXT, "DIR")

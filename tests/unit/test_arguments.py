@@ -112,5 +112,5 @@ def test_help_names_every_flag_and_every_command() -> None:
     assert text.startswith("usage: mc run [FLAGS] IMAGE [COMMAND...]\n\nrun it\n")
     assert all(name in text for flag in RUN.flags for name in flag.names)
     whole = overview("mc", "about", [RUN, STOP], ())
-    assert "  run         run it\n" in whole
+    assert "  run   run it\n" in whole
     assert "  stop        stop it\n" in whole

@@ -26,11 +26,14 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         said = capsys.readouterr()
         assert said.out.startswith(f"usage: minicontainer {entry.command.name}")
         assert said.err == ""
+        assert [line for line in said.out.splitlines() if len(line) > 80] == []
 
 
 def test_the_whole_has_help_and_a_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    assert re.search(r"  run +create a container", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"  run +create a container", said)
+    assert [line for line in said.splitlines() if len(line) > 80] == []
     assert cli.main(["help", "stop"]) == 0
     assert capsys.readouterr().out.startswith("usage: minicontainer stop")
     for words in (["--version"], ["version"]):
