@@ -113,4 +113,4 @@ def test_help_names_every_flag_and_every_command() -> None:
     assert all(name in text for flag in RUN.flags for name in flag.names)
     whole = overview("mc", "about", [RUN, STOP], ())
     assert "  run   run it\n" in whole
-    assert "  stop        stop it\n" in whole
+    assert "  stop  stop it\n" in whole
