@@ -30,6 +30,7 @@ from minicontainer.oci.runtime import (
 from minicontainer.values import NamedTuple
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+INIT = "/dev/init"  # where --init's program is: /dev is a file system of the container's own, so its layers stay clean
 CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_NET_BIND_SERVICE",
     "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
@@ -124,8 +125,6 @@ def check(options: Options) -> None:
         len(options.name) <= 128 and options.name[0].isalnum() and NAME_LETTERS.issuperset(options.name)
     ):
         raise Error(f"the name {options.name!r} is not one; try: a letter or digit, then letters, digits, and _.-")
-    if options.init:
-        raise Error("--init is not built yet; try: an image whose first process reaps its children, such as tini")
     if options.userns not in ("", "host", "auto"):
         raise Error(f"--userns {options.userns} is not built; try: --userns host, or none for a range of its own")
     if options.ports and options.network != "bridge":
@@ -292,7 +291,9 @@ def process_of(
 
 
 def _process(container: Container, image: ContainerConfig, who: Account) -> Process:
-    return process_of(container, image, who, command(container.options, image), (), container.options.tty)
+    words = command(container.options, image)
+    words = (INIT, "--", *words) if container.init_program else words
+    return process_of(container, image, who, words, (), container.options.tty)
 
 
 # --- namespaces, mounts, resources -----------------------------------------------------------------------------------
@@ -344,6 +345,7 @@ def _etc(bundle: str, mapping: tuple[IdMapping, ...]) -> tuple[Mount, ...]:
 
 def _volumes(container: Container, mapping: tuple[IdMapping, ...]) -> tuple[Mount, ...]:
     """A volume's owners are shown in the container's own range, as its layers are; read-only holds for all below it."""
+    init = (Volume(container.init_program, INIT, read_only=True),) if container.init_program else ()
     return tuple(
         Mount(
             destination=volume.target,
@@ -353,7 +355,7 @@ def _volumes(container: Container, mapping: tuple[IdMapping, ...]) -> tuple[Moun
             uid_mappings=() if volume.layers else mapping,  # an overlay is of mapped layers
             gid_mappings=() if volume.layers else mapping,
         )
-        for number, volume in enumerate(container.options.volumes)
+        for number, volume in enumerate((*container.options.volumes, *init))
     )
 
 

@@ -160,6 +160,7 @@ class Container(NamedTuple):
     upper: str = ""
     work: str = ""
     id_base: int = 0
+    init_program: str = ""  # of the machine, for --init
 
     @property
     def tty(self) -> bool:

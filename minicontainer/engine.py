@@ -42,6 +42,7 @@ __all__ = [
     "CREATED", "EXITED", "KILLED", "RUNNING", "Container", "Home", "Layers", "Options", "Port", "Started", "Streams",
     "Volume", "home", "image", "images", "inspect", "list_containers", "open_store", "pull", "push", "repair", "tag",
 ]  # fmt: skip
+INIT_PROGRAMS = ("/usr/bin/tini-static", "/usr/libexec/docker/docker-init", "/usr/libexec/podman/catatonit")
 UNHANDLED_GRACE = 0.5  # seconds that a first process has to begin handling a stop signal which it would not feel
 HANGS = 30.0  # seconds after SIGKILL until that is said: a busy computer takes some to take mounts and links apart
 
@@ -87,6 +88,7 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
             lowers=lowers,
             upper=layers.upper if layers else f"{place}/upper",
             work=layers.work if layers else f"{place}/work",
+            init_program=_init_program() if options.init else "",
         )
         signal_number(container.stop_signal)
         return _claim(home, container, config)
@@ -107,6 +109,14 @@ def _check_sources(options: Options) -> None:
             ):
                 what = f"volume {volume.source}:{volume.target} would show {entry.target}"
                 raise Error(f"{what}, which no container gets; try: a directory without it")
+
+
+def _init_program() -> str:
+    """A small first process, for --init: static, so that it runs in every image."""
+    for path in INIT_PROGRAMS:
+        if os.access(path, os.X_OK):
+            return path
+    raise Error("--init needs a program that is not installed; try: apt-get install tini")
 
 
 def _claim(home: Home, container: Container, config: ContainerConfig) -> Container:

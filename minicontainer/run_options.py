@@ -47,7 +47,7 @@ FLAGS = (
     Flag(("--mount",), "type=bind,src=DIR,dst=DIR[,ro], or type=tmpfs,dst=DIR", LIST, "KEY=VALUE,..."),
     Flag(("--tmpfs",), "a file system in memory", LIST, "PATH[:OPTIONS]"),
     Flag(("--shm-size",), "size of /dev/shm, 64m by default", TEXT, "BYTES[kmg]"),
-    Flag(("--init",), "not built yet"),
+    Flag(("--init",), "a small first process, tini, that reaps children and hands on signals"),
     Flag(("--stop-signal",), "what `stop` sends", TEXT, "SIGNAL"),
     Flag(("--stop-timeout",), "seconds until `stop` kills, 10 by default", TEXT, "SECONDS"),
     Flag(("--userns",), "host: no user namespace", TEXT, "MODE"),

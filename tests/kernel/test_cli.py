@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -95,7 +96,6 @@ def test_streams_and_status_of_a_foreground_run(cli: Cli) -> None:
         (("busybox", "/etc/passwd"), 126, "/etc/passwd"),
         (("-v", "relative:/x", "busybox"), 125, "named volumes are not built yet"),
         (("--memory", "lots", "busybox"), 125, "--memory 'lots': a size such as 512m"),
-        (("--init", "busybox"), 125, "--init is not built yet"),
         (("--nmae", "x", "busybox"), 125, "unknown flag --nmae (did you mean --name?)"),
         ((), 125, "IMAGE [COMMAND [ARGUMENT...]] is missing"),
     ],
@@ -352,6 +352,26 @@ def test_top_shows_the_containers_processes_alone(cli: Cli) -> None:
         assert [line for line in lines if "sleep 61" in line] == lines != []
     cli.out("rm", "-f", "web")
     assert cli("top", "web").returncode == 1
+
+
+@pytest.mark.kernel("overlay")
+def test_with_init_the_first_process_reaps_what_nobody_waits_for(cli: Cli) -> None:
+    """`sleep` never waits for the orphan that its shell has left; without --init that stays, as a zombie."""
+    for name, flags in (("without", ()), ("with", ("--init",))):
+        cli.out("run", "-d", *flags, "--name", name, "--network", "none", "busybox", "sh", "-c",
+                "(sleep 0.01 &); exec sleep 60")  # fmt: skip
+        shown, deadline = " sleep 0.01\n", time.monotonic() + 30
+        while " sleep 0.01\n" in shown and time.monotonic() < deadline:
+            shown = cli.out("exec", name, "ps", "-o", "pid,stat,args")
+        assert bool(re.search(r" Z +\[sleep\]", shown)) == (name == "without"), shown
+        assert ("/dev/init -- sh -c" in shown) == (name == "with")
+    assert cli.out("ps", "--filter", "name=with", "--no-trunc", "-l", "--format", "{{.Command}}").startswith('"sh -c ')
+    assert [line for line in cli.out("diff", "with").splitlines() if "init" in line] == []
+    cli.out("stop", "with")
+    assert cli.out("wait", "with") == "143\n"  # the signal was handed on, and ended who does not handle it
+    assert run(cli, "--init", "busybox", "sh", "-c", "exit 7").returncode == 7
+    assert run(cli, "--init", "-u", "web", "--read-only", "busybox", "id", "-un").stdout == "web\n"
+    cli.out("rm", "-f", "with", "without")
 
 
 @pytest.mark.kernel("overlay")

@@ -186,7 +186,6 @@ def test_security_options_are_honoured_or_refused_by_name() -> None:
     ("options", "said"),
     [
         ({"network": "mine"}, "network mine is not known"),
-        ({"init": True}, "--init is not built yet"),
         ({"userns": "keep-id"}, "--userns keep-id is not built"),
         ({"network": "none", "ports": (Port(80),)}, "ports cannot be published with the network none"),
         ({"restart": "sometimes"}, "restart policy 'sometimes' is not known"),

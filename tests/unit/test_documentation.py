@@ -81,7 +81,7 @@ def test_the_reference_writes_each_flag_and_usage_as_the_help_does() -> None:
 
 def test_what_docker_has_and_we_do_not_is_in_the_reference_and_says_what_to_do() -> None:
     section = sections(page("minicontainer"))["What docker has and we do not"].partition("`container` stands")[0]
-    assert set(re.findall(r"`([a-z-]+)`", section)) - {"run"} == {*cli.ELSEWHERE, *run_options.ELSEWHERE, "--init"}
+    assert set(re.findall(r"`([a-z-]+)`", section)) - {"run"} == {*cli.ELSEWHERE, *run_options.ELSEWHERE}
 
 
 def test_every_function_of_templates_is_in_the_reference() -> None:
