@@ -23,12 +23,11 @@ from miniecs import join_tokens
 from miniecs.errors import Error
 from vagrant import doctor
 from vagrant.image import Image
-from vagrant.machines import Machine, Process
+from vagrant.machines import MARK, Machine, Process
 from vagrant.nodes import nodes
 
 ROOT = Path(__file__).parents[1]
 DIRECTORY = ROOT / ".lab"
-MARK = "MINIECS_LAB"  # in the environment of each process of a lab: its directory
 GATEWAY = "192.168.56.1"
 PORT = 8600
 CODE = ("dev", "pyproject.toml", ".ci", "minicontainer", "miniecs", "images", "vagrant")
@@ -191,6 +190,7 @@ class LightLab:
             raise Error(f"{name} is off; try: ./dev lab power on {name}")
         started = time.monotonic()
         self.machine(name).wait(process)
+        self.machine(name).connect()
         self.say(f"{name} answers after {time.monotonic() - started:.1f} s")
 
     # --- provision ---------------------------------------------------------------------------------------------------
@@ -307,6 +307,8 @@ class LightLab:
 
     def plug(self, name: str, plugged: bool) -> None:
         self.machine(name).plug(plugged)
+        if plugged and self.process(name):
+            self.machine(name).connect()
 
     def reset(self, name: str) -> None:
         """A machine made anew: fresh disk, provisioned."""

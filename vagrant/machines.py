@@ -23,6 +23,7 @@ from vagrant.nodes import Node
 from vagrant.switch import BRIDGE, PREFIX_LENGTH
 
 T = TypeVar("T")
+MARK = "MINIECS_LAB"  # in the environment of each process of a lab: its directory
 UML = "/usr/bin/linux.uml"
 # What systemd would wait for, under user-mode-linux for tens of seconds: lab-network gives the address.
 MASKED = (
@@ -83,6 +84,7 @@ class Machine(NamedTuple):
 
     def boot(self, image: Image, key: str) -> Process:
         """Switch it on: with the disk it has, or a fresh one."""
+        self.disconnect()
         words = [
             "rw", f"init={INITS[self.init]}", "net.ifnames=0", "quiet", f"systemd.hostname={self.node.name}",
             f"lab.address={self.node.address}/{PREFIX_LENGTH}", f"lab.name={self.node.name}", f"lab.key={key}",
@@ -156,14 +158,40 @@ class Machine(NamedTuple):
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:200]
 
     def ssh(self, *command: str, options: Sequence[str] = ()) -> list[str]:
-        """The command line that runs a command on it."""
+        """The command line that runs a command on it: through the connection that is kept, or one of its own."""
         settings = {
             "StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR",
             "ConnectTimeout": "60", "ServerAliveInterval": "15",
         }  # fmt: skip
         given = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-        key = ["-F", "/dev/null", "-i", f"{self.directory}/key"]
-        return self._inside(["ssh", *key, *given, *options, f"root@{self.node.address}", *command])
+        key = ["-i", f"{self.directory}/key"]
+        return self._inside(["ssh", *self._through, *key, *given, *options, f"root@{self.node.address}", *command])
+
+    # One connection to each machine is kept: under user-mode-linux every further one would take it a second. It is a
+    # process of the lab's; commands that do not find it connect by themselves. Ruled by ssh(1), -M, -O and -S.
+
+    @property
+    def _socket(self) -> str:
+        """The kept connection's. ssh binds it under a longer name first, and unix(7) allows 107 letters."""
+        path = f"{self.directory}/{self.node.name}.ssh"
+        return path if len(path) < 90 else "none"
+
+    @property
+    def _through(self) -> list[str]:
+        return ["-F", "/dev/null", "-S", self._socket.replace("%", "%%")]
+
+    def connect(self) -> None:
+        """If there is none. It stays behind in the background: so it gets no pipe that somebody reads to its end."""
+        if self._socket != "none" and not os.path.exists(self._socket):
+            command = self.ssh(options=["-M", "-N", "-f"])
+            null, marked = subprocess.DEVNULL, {**os.environ, MARK: str(self.directory)}
+            subprocess.run(command, env=marked, stdin=null, stdout=null, stderr=null)
+
+    def disconnect(self) -> None:
+        """When the machine or its cable goes: who used a dead connection would wait for long."""
+        if os.path.exists(self._socket):
+            subprocess.run(["ssh", *self._through, "-O", "exit", self.node.address], capture_output=True)
+            Path(self._socket).unlink(missing_ok=True)
 
     def push(self, source: Path, names: Sequence[str], target: str, leave: Sequence[str] = ()) -> None:
         """Copy files and directories, given by their names in `source`, into a directory of the machine."""
@@ -176,6 +204,8 @@ class Machine(NamedTuple):
             raise Error(f"{self.node.name}: the files could not be copied: {done.stderr.strip() or 'tar failed'}")
 
     def plug(self, into_the_bridge: bool) -> None:
+        if not into_the_bridge:
+            self.disconnect()
         where = ["master", BRIDGE] if into_the_bridge else ["nomaster"]
         subprocess.run(self._inside(["ip", "link", "set", self.tap, *where]), check=True)
 

@@ -19,6 +19,14 @@ def test_each_machine_is_a_computer_of_its_own(cluster: Cluster) -> None:
     ]  # fmt: skip
 
 
+def test_commands_go_through_one_connection_which_a_cable_that_is_pulled_out_ends(cluster: Cluster) -> None:
+    first = cluster.says("worker1", "echo $PPID")  # sshd has a process for each connection
+    assert cluster.says("worker1", "echo $PPID") == first
+    cluster.lab.plug("worker1", False)
+    cluster.lab.plug("worker1", True)
+    assert cluster.says("worker1", "echo $PPID") != first
+
+
 def test_it_offers_what_the_table_of_nodes_gives_it(cluster: Cluster) -> None:
     offered = {
         name: {one["name"]: one["integerValue"] for one in instance["registeredResources"]}

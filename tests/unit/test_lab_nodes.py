@@ -13,7 +13,7 @@ import pytest
 from miniecs.errors import Error
 from vagrant import lab, machines, nodes
 from vagrant.light_lab import MARK, LightLab
-from vagrant.machines import Process
+from vagrant.machines import Machine, Process
 
 
 def test_the_first_is_the_manager_and_workers_are_as_many_as_asked_for() -> None:
@@ -66,6 +66,12 @@ def test_down_finds_what_a_killed_up_had_not_written_down(tmp_path: Path) -> Non
     assert started.wait(10) == -signal.SIGKILL
     assert machines.session(started.pid) == []
     assert not directory.exists()
+
+
+def test_a_directory_too_deep_for_a_socket_has_a_connection_for_each_command(tmp_path: Path) -> None:
+    for directory, kept in ((Path("/lab"), "/lab/manager.ssh"), (Path("/lab", "x" * 90), "none")):
+        command = Machine(nodes.nodes(1)[0], 0, directory, "uml", "lab", 1).ssh("true")
+        assert command[command.index("-S") + 1] == kept
 
 
 def test_a_process_number_that_is_anothers_by_now_is_not_taken_for_ours() -> None:
