@@ -17,7 +17,7 @@ ROOT = str(Path(__file__).parents[2])
 SEALED = """
 import os, sys
 sys.path.insert(0, {root!r})
-from minicontainer import sealing
+from minicontainer.runtime import sealing
 sealing.seal_interpreter(sys.orig_argv, {path!r})
 print(sealing.interpreter_is_sealed(), *sys.argv[1:], flush=True)
 sys.stdin.read()
@@ -69,7 +69,7 @@ def test_a_container_that_runs_its_runtime_cannot_write_to_it(tmp_path: Path) ->
 KEPT = """
 import os, sys
 sys.path.insert(0, {root!r})
-from minicontainer import sealing
+from minicontainer.runtime import sealing
 from minicontainer.linux.flags import AT_EMPTY_PATH, AT_FDCWD, MOUNT_ATTR_RDONLY, OPEN_TREE_CLONE
 from minicontainer.linux.syscalls import mount_setattr, open_tree
 for _ in range(2):
@@ -91,7 +91,7 @@ def test_the_mount_is_kept_once_and_the_interpreter_starts_from_there(tmp_path: 
     (options,) = _keep(kept)
     assert "ro" in options.split(",")
     assert kept.samefile(os.path.realpath(sys.executable)), "what the command asks before it starts from there"
-    code = f"import sys, json; sys.path.insert(0, {ROOT!r}); from minicontainer import sealing"
+    code = f"import sys, json; sys.path.insert(0, {ROOT!r}); from minicontainer.runtime import sealing"
     code += "; print(sealing.interpreter_is_sealed())"
     said = subprocess.run([str(kept), "-ISc", code], check=True, capture_output=True, text=True)
     assert (said.stdout, said.stderr) == ("True\n", "")
