@@ -50,13 +50,15 @@ class Process(NamedTuple):
 
     def end(self) -> None:
         """And all of its session."""
-        for pid in session(self.pid) if self.lives or self.began else ():
+        if not self.began or _began(self.pid) not in ("", self.began):  # "": the leader has ended, others may live
+            return
+        for pid in session(self.pid):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         deadline = time.monotonic() + 10
-        while self.lives and time.monotonic() < deadline:
+        while session(self.pid) and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
