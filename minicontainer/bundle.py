@@ -105,7 +105,7 @@ def spec(container: Container, image: ContainerConfig, account: Account, seccomp
             masked_paths=MASKED_PATHS,
             readonly_paths=READONLY_PATHS,
             seccomp=seccomp if security(options).confined else None,
-            sysctl=SYSCTL if options.network != "host" else {},
+            sysctl={**(SYSCTL if options.network != "host" else {}), **options.sysctls},
         ),
     )
 
@@ -378,7 +378,7 @@ def resources(options: Options) -> Resources:
     swap = options.memory if options.memory_swap is None else options.memory_swap
     return Resources(
         memory=Memory(limit=options.memory, reservation=options.memory_reservation, swap=swap),
-        cpu=Cpu(shares=options.cpu_shares, quota=quota, period=CPU_PERIOD if quota else None),
+        cpu=Cpu(shares=options.cpu_shares, quota=quota, period=CPU_PERIOD if quota else None, cpus=options.cpuset_cpus),
         pids=Pids(limit=options.pids_limit) if options.pids_limit else None,
     )
 
@@ -401,14 +401,16 @@ def _extra(extra: Iterable[str], gateway: str) -> list[str]:
     return [f"{gateway if address == 'host-gateway' else address}\t{name}" for name, address in pairs]
 
 
-def resolv_conf(machine: str, dns: Iterable[str], network: str) -> str:
-    """The machine's resolv.conf, without the servers that only its own loopback reaches; --dns in their place."""
+def resolv_conf(machine: str, options: Options) -> str:
+    """The machine's resolv.conf, without the servers that only its own loopback reaches; what is asked for instead."""
     lines = [line for line in machine.splitlines() if line.strip() and not line.startswith(("#", ";"))]
-    others = [line for line in lines if line.split()[0] != "nameserver"]
+    replaced = ("nameserver", "search", "domain") if options.dns_search else ("nameserver",)
+    others = [line for line in lines if line.split()[0] not in replaced]
+    others += [f"search {' '.join(options.dns_search)}"] if options.dns_search else []
     servers = [line.split()[1] for line in lines if line.split()[0] == "nameserver" and len(line.split()) > 1]
-    if network != "host":
+    if options.network != "host":
         servers = [server for server in servers if not server.startswith("127.") and server != "::1"]
-    return "\n".join([*others, *(f"nameserver {server}" for server in dns or servers)]) + "\n"
+    return "\n".join([*others, *(f"nameserver {server}" for server in options.dns or servers)]) + "\n"
 
 
 def label_filter(labels: Mapping[str, str], wanted: str) -> bool:

@@ -110,6 +110,9 @@ class Options(NamedTuple):
     dns: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     publish_all: bool = False
+    sysctls: Mapping[str, str] = {}
+    cpuset_cpus: str = ""
+    dns_search: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> "Options":

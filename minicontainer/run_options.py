@@ -31,15 +31,19 @@ FLAGS = (
     Flag(("-h", "--hostname"), "the container's host name", TEXT, "NAME"),
     Flag(("--add-host",), "a line for /etc/hosts; host-gateway is the machine", LIST, "NAME:ADDRESS"),
     Flag(("--dns",), "a name server", LIST, "ADDRESS"),
+    Flag(("--dns-search",), "a domain that short names are looked for in", LIST, "DOMAIN"),
     Flag(("--restart",), "no, on-failure[:COUNT] or always", TEXT, "POLICY"),
     Flag(("-l", "--label"), "a label", LIST, "NAME[=VALUE]"),
+    Flag(("--label-file",), "labels, a line each", LIST, "FILE"),
     Flag(("-m", "--memory"), "limit of memory", TEXT, "BYTES[kmg]"),
     Flag(("--memory-swap",), "limit of memory and swap; the default is no swap", TEXT, "BYTES[kmg]"),
     Flag(("--memory-reservation",), "memory to keep when the machine is short", TEXT, "BYTES[kmg]"),
     Flag(("--cpus",), "limit of CPUs, such as 1.5", TEXT, "NUMBER"),
     Flag(("-c", "--cpu-shares"), "weight of CPU, 1024 by default", TEXT, "NUMBER"),
+    Flag(("--cpuset-cpus",), "the CPUs to run on, such as 0-2,4", TEXT, "CPUS"),
     Flag(("--pids-limit",), "limit of processes, 2048 by default, 0 for none", TEXT, "NUMBER"),
     Flag(("--ulimit",), "a resource limit", LIST, "NAME=SOFT[:HARD]"),
+    Flag(("--sysctl",), "a setting of the kernel, of the container's own namespaces", LIST, "NAME=VALUE"),
     Flag(("--cap-add",), "add a capability", LIST, "NAME"),
     Flag(("--cap-drop",), "drop a capability, or ALL", LIST, "NAME"),
     Flag(("--security-opt",), "no-new-privileges=false, seccomp=unconfined", LIST, "OPTION"),
@@ -56,21 +60,18 @@ FLAGS = (
     Flag(("--pull",), "missing, always or never", TEXT, "WHEN"),
 )
 ELSEWHERE = {  # what docker has and we do not, and what to do instead
-    "--cpuset-cpus": "try: --cpus, which needs no choice of them",
     "--device": "devices of the machine are not shown; a container has those of runtime-spec, config-linux.md",
     "--expose": "try: --publish, or EXPOSE in the Dockerfile",
     "--gpus": "devices of the machine are not shown",
     "--group-add": "try: --user NAME, whose groups are those of the image's /etc/group",
     "--health-cmd": "try: healthCheck of a task definition, which miniecs' agent carries out",
     "--ipc": "each container has its own",
-    "--label-file": "try: --label",
     "--link": "try: --add-host, or a task definition of miniecs",
     "--log-driver": "there is one, json-file",
     "--log-opt": "there are none",
     "--pid": "each container has its own process namespace",
     "--platform": "try: pull --platform first; this machine runs its own architecture alone",
     "--privileged": "try: --cap-add, --security-opt seccomp=unconfined or --userns host, whichever it is about",
-    "--sysctl": "try: minicontainer-runtime, whose config.json has linux.sysctl",
     "--volumes-from": "try: --volume with the same directory",
 }
 
@@ -99,7 +100,7 @@ def options(parsed: Parsed, environ: Mapping[str, str] = os.environ) -> Options:
         volumes=(*map(volume, parsed.volume), *(one for one in map(mount, parsed.mount) if isinstance(one, Volume))),
         tmpfs=(*parsed.tmpfs, *(one for one in map(mount, parsed.mount) if isinstance(one, str))),
         shm_size=size("--shm-size", parsed.shm_size or "64m"),
-        labels={name: value for name, _, value in (text.partition("=") for text in parsed.label)},
+        labels=_pairs((*_lines(parsed.label_file), *parsed.label)),
         memory=_optional_size("--memory", parsed.memory),
         memory_swap=_optional_size("--memory-swap", parsed.memory_swap),
         memory_reservation=_optional_size("--memory-reservation", parsed.memory_reservation),
@@ -121,6 +122,9 @@ def options(parsed: Parsed, environ: Mapping[str, str] = os.environ) -> Options:
         stop_signal=parsed.stop_signal or "",
         stop_timeout=_whole("--stop-timeout", parsed.stop_timeout or "10") or 0,
         dns=parsed.dns,
+        dns_search=parsed.dns_search,
+        sysctls=_pairs(parsed.sysctl),
+        cpuset_cpus=parsed.cpuset_cpus or "",
         extra_hosts=tuple(extra_host(text) for text in parsed.add_host),
     )
 
@@ -201,12 +205,8 @@ def extra_host(text: str) -> str:
 
 def environment(files: Iterable[str], entries: Iterable[str], environ: Mapping[str, str]) -> tuple[str, ...]:
     """Of files, then of flags; a name without a value has that of the caller's environment, if it is set there."""
-    lines: list[str] = []
-    for path in files:
-        with open(path, encoding="utf-8") as file:
-            lines += [line for line in (line.strip() for line in file) if line and not line.startswith("#")]
     found = []
-    for entry in (*lines, *entries):
+    for entry in (*_lines(files), *entries):
         if entry.startswith("=") or not entry:
             raise UsageError(f"--env {entry!r}: NAME=VALUE is expected")
         if "=" in entry:
@@ -214,6 +214,19 @@ def environment(files: Iterable[str], entries: Iterable[str], environ: Mapping[s
         elif entry in environ:
             found.append(f"{entry}={environ[entry]}")
     return tuple(found)
+
+
+def _lines(files: Iterable[str]) -> list[str]:
+    """What the files say, without empty lines and comments."""
+    lines: list[str] = []
+    for path in files:
+        with open(path, encoding="utf-8") as file:
+            lines += [line for line in (line.strip() for line in file) if line and not line.startswith("#")]
+    return lines
+
+
+def _pairs(entries: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (text.partition("=") for text in entries)}
 
 
 def _optional_size(flag: str, text: str | None) -> int | None:

@@ -377,7 +377,7 @@ class Supervisor:
         texts = {
             "hosts": bundle.hosts(self.container, _text("/etc/hosts") if options.network == "host" else ""),
             "hostname": bundle.hostname(self.container) + "\n",
-            "resolv.conf": bundle.resolv_conf(_text("/etc/resolv.conf"), options.dns, options.network),
+            "resolv.conf": bundle.resolv_conf(_text("/etc/resolv.conf"), options),
         }
         for name, text in texts.items():
             descriptor = os.open(f"{self.container.bundle}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

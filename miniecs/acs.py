@@ -90,7 +90,15 @@ class Tmpfs(_Strict, frozen=True):
 class LinuxParameters(_Strict, frozen=True):
     capabilities: KernelCapabilities = KernelCapabilities()
     init_process_enabled: bool = False
+    shared_memory_size: int | None = None  # MiB
     tmpfs: tuple[Tmpfs, ...] = ()
+
+
+class SystemControl(_Strict, frozen=True):
+    """A sysctl: `namespace` is its name, net.core.somaxconn say."""
+
+    namespace: str
+    value: str
 
 
 class LogConfiguration(_Strict, frozen=True):
@@ -133,6 +141,8 @@ class Container(_Strict, frozen=True):
     ulimits: tuple[Ulimit, ...] = ()
     docker_labels: dict[str, str] = {}
     dns_servers: tuple[str, ...] = ()
+    dns_search_domains: tuple[str, ...] = ()
+    system_controls: tuple[SystemControl, ...] = ()
     extra_hosts: tuple[HostEntry, ...] = ()
     container_arn: str = ""
     version_consistency: str = ""  # the control plane resolves tags to digests

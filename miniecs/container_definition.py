@@ -77,6 +77,9 @@ def options(record: TaskRecord, one: ContainerRecord, instance: Instance) -> Opt
         tty=definition.pseudo_terminal,
         interactive=definition.interactive,
         dns=definition.dns_servers,
+        dns_search=definition.dns_search_domains,
+        sysctls={control.namespace: control.value for control in definition.system_controls},
+        shm_size=(linux.shared_memory_size or 64) * MIB,
         extra_hosts=tuple(f"{entry.hostname}:{entry.ip_address}" for entry in definition.extra_hosts),
     )
 

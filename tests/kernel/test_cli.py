@@ -425,6 +425,41 @@ def test_flags_that_docker_users_type(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.kernel("overlay")
+def test_settings_of_the_kernel_cpus_and_domains(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "labels").write_text("# of the house\ntier=front\n")
+    flags = (
+        "--cpuset-cpus",
+        "0",
+        "--sysctl",
+        "net.ipv4.tcp_keepalive_time=77",
+        "--dns-search",
+        "lan",
+        "--dns",
+        "192.0.2.1",
+    )
+    script = "grep Cpus_allowed_list /proc/self/status; cat /proc/sys/net/ipv4/tcp_keepalive_time /etc/resolv.conf"
+    words = (
+        "--label-file",
+        str(tmp_path / "labels"),
+        "-l",
+        "a=b",
+        "--name",
+        "set",
+        *flags,
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    )
+    said = cli.out("run", "--network", "none", *words)
+    assert said.split() == ["Cpus_allowed_list:", "0", "77", "search", "lan", "nameserver", "192.0.2.1"]
+    assert json.loads(cli.out("inspect", "-f", "{{json .Config.Labels}}", "set")) == {"tier": "front", "a": "b"}
+    cli.out("rm", "set")
+    done = run(cli, "--sysctl", "kernel.panic=1", "busybox", "true")
+    assert done.returncode == 125 and "kernel.panic" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.kernel("overlay")
 def test_all_exposed_ports_are_published_when_asked_for(cli: Cli) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     cli.out("create", "--name", "made", "busybox")

@@ -89,7 +89,13 @@ def test_a_task_is_read_whole() -> None:
                 "stopTimeout": 0,
                 "ulimits": [{"name": "core", "softLimit": 0, "hardLimit": 0}],
                 "dockerLabels": {"empty": ""},
-                "linuxParameters": {"capabilities": {"add": ["NET_ADMIN"]}, "initProcessEnabled": True},
+                "linuxParameters": {
+                    "capabilities": {"add": ["NET_ADMIN"]},
+                    "initProcessEnabled": True,
+                    "sharedMemorySize": 8,
+                },
+                "systemControls": [{"namespace": "net.core.somaxconn", "value": "512"}],
+                "dnsSearchDomains": ["lan"],
             },
             cpu="256",
             memory="128",
@@ -106,6 +112,9 @@ def test_a_task_is_read_whole() -> None:
     assert container.ulimits == (acs.Ulimit(name="core", soft_limit=0, hard_limit=0),)
     assert container.docker_labels == {"empty": ""}
     assert container.linux_parameters.capabilities.add == ("NET_ADMIN",)
+    assert container.linux_parameters.shared_memory_size == 8
+    assert container.system_controls == (acs.SystemControl(namespace="net.core.somaxconn", value="512"),)
+    assert container.dns_search_domains == ("lan",)
 
 
 @pytest.mark.parametrize(

@@ -228,9 +228,11 @@ def test_with_the_hosts_network_hosts_is_the_machines_own() -> None:
 
 def test_name_servers_on_the_machines_loopback_are_of_no_use_to_a_container() -> None:
     machine = "# c\nsearch lan\nnameserver 127.0.0.53\nnameserver 192.0.2.53\n"
-    assert bundle.resolv_conf(machine, (), "bridge") == "search lan\nnameserver 192.0.2.53\n"
-    assert "127.0.0.53" in bundle.resolv_conf(machine, (), "host")
-    assert bundle.resolv_conf(machine, ("192.0.2.1",), "bridge") == "search lan\nnameserver 192.0.2.1\n"
+    assert bundle.resolv_conf(machine, Options(image="i")) == "search lan\nnameserver 192.0.2.53\n"
+    assert "127.0.0.53" in bundle.resolv_conf(machine, Options(image="i", network="host"))
+    assert bundle.resolv_conf(machine, Options(image="i", dns=("192.0.2.1",))) == "search lan\nnameserver 192.0.2.1\n"
+    asked = Options(image="i", dns_search=("one", "two"))
+    assert bundle.resolv_conf(machine, asked) == "search one two\nnameserver 192.0.2.53\n"
 
 
 def test_the_hostname_is_the_id_unless_given() -> None:

@@ -47,6 +47,7 @@ def test_the_whole_definition() -> None:
     linux = acs.LinuxParameters(
         capabilities=acs.KernelCapabilities(add=("NET_ADMIN",), drop=("CHOWN",)),
         init_process_enabled=True,
+        shared_memory_size=8,
         tmpfs=(acs.Tmpfs(container_path="/scratch", size=16, mount_options=("noexec", "nodev")),),
     )
     options = made_of(
@@ -55,7 +56,8 @@ def test_the_whole_definition() -> None:
             working_directory="/w", user="1:2", hostname="h", readonly_root_filesystem=True, linux_parameters=linux,
             ulimits=(acs.Ulimit(name="nofile", soft_limit=1, hard_limit=2),), dns_servers=("192.0.2.1",),
             extra_hosts=(acs.HostEntry(hostname="x", ip_address="192.0.2.2"),), docker_labels={"a": "b"},
-            interactive=True, pseudo_terminal=True,
+            interactive=True, pseudo_terminal=True, dns_search_domains=("lan",),
+            system_controls=(acs.SystemControl(namespace="net.core.somaxconn", value="512"),),
         )
     )  # fmt: skip
     assert (options.cpu_shares, options.memory, options.memory_reservation) == (256, 64 * MIB, 32 * MIB)
@@ -66,6 +68,8 @@ def test_the_whole_definition() -> None:
     assert options.ulimits == (Ulimit("nofile", 1, 2),)
     assert (options.dns, options.extra_hosts) == (("192.0.2.1",), ("x:192.0.2.2",))
     assert (options.interactive, options.tty) == (True, True)
+    assert (options.dns_search, options.shm_size) == (("lan",), 8 * MIB)
+    assert options.sysctls == {"net.core.somaxconn": "512"}
     assert options.labels["a"] == "b"
 
 
