@@ -2,7 +2,7 @@
 
 Stands on the store and `auth`; `server` calls it for the paths below /_miniecs/. A token is ID.SECRET: the id names it
 in lists and logs, of the secret a digest is kept. Whoever has it may trade it, until it expires, for credentials of an
-agent, which may do what agents do and nothing else. Ruled by docs/reference/miniecs.md, "Join tokens".
+agent; `instance_keys` says what those may do. Ruled by docs/reference/miniecs.md, "Join tokens".
 """
 
 import hashlib
@@ -23,11 +23,6 @@ FORM = re.compile(r"[a-z0-9]{6}\.[a-z0-9]{16}")
 ALPHABET = string.ascii_lowercase + string.digits
 DAY = 24 * 3600.0
 LONGEST = 365 * DAY
-# What credentials got for a token may do: the calls of an agent.
-ACTIONS = frozenset({
-    "CreateCluster", "RegisterContainerInstance", "DeregisterContainerInstance", "DiscoverPollEndpoint",
-    "SubmitTaskStateChange", "SubmitContainerStateChange", "GetAuthorizationToken",
-})  # fmt: skip
 
 
 class Listed(NamedTuple):
@@ -104,14 +99,6 @@ def trade(transaction: Transaction, token: str, instance_name: str, now: float) 
         transaction.put(INSTANCE_KEYS, made.access_key_id, key)
         return made
     raise errors.JoinTokenException(f"join token {_id(token)} {wrong}; try, on the manager: miniecs token create")
-
-
-def may(action: str, instance_name: str) -> None:
-    """Raises AccessDeniedException if credentials got for a token are not for this action."""
-    if action not in ACTIONS:
-        raise errors.AccessDeniedException(
-            f"the agent of {instance_name or 'an instance'} is not authorized to perform {action}"
-        )
 
 
 def _id(token: str) -> str:

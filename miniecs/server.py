@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from minicontainer.registry import server as registry_server
-from miniecs import auth, errors, explain, join_tokens, journal, listeners, wire
+from miniecs import addresses, auth, errors, explain, instance_keys, join_tokens, journal, listeners, wire
 from miniecs.api import clusters, container_instances, ecr, services, tags, task_definitions, tasks
 from miniecs.controller import Controller
 from miniecs.journal import tell, warn
@@ -205,27 +205,34 @@ class Server:
         started = time.monotonic()
         operation = wire.operation(request.headers.get("X-Amz-Target", ""))
         if caller in self.agents:
-            join_tokens.may(operation.name, self.agents[caller])
+            instance_keys.may(operation.name, self.agents[caller])
         act = _action_of(operation)
         value = operation.decode(body)
 
         def decide(transaction: Transaction) -> tuple[bytes, bool]:
             endpoint = f"{request.scheme}://{request.host}"
             call = Call(transaction, self.clock(), self.rng, self.account, endpoint, caller, self.secrets[caller])
-            return operation.encode(act(call, value)), bool(transaction.changes)
+            instance_keys.check(call, operation.name, value)
+            done = act(call, value)
+            instance_keys.bind(call, operation.name, done)
+            return operation.encode(done), bool(transaction.changes)
 
         answer, wrote = await self.store.transact(decide)
         if wrote:
             tell("action done", action=operation.name, ms=round(1000 * (time.monotonic() - started), 1))
         return _answer(answer, 200)
 
-    async def _session(self, request: web.Request, _body: bytes, _caller: str) -> web.StreamResponse:
+    async def _session(self, request: web.Request, _body: bytes, caller: str) -> web.StreamResponse:
+        """A session for an instance that is the caller's, at an address that no other has meanwhile."""
+        arn = request.query.get("containerInstanceArn", "")
+        await self.store.read(lambda transaction: instance_keys.check_session(transaction, caller, arn))
+        await self.store.read(lambda transaction: addresses.check(transaction, arn))
         return await self.sessions.connect(request)
 
     async def _ours(self, request: web.Request, _body: bytes, caller: str) -> web.Response:
         """What the API of AWS has no words for."""
         if caller in self.agents:
-            join_tokens.may(request.match_info["what"], self.agents[caller])
+            instance_keys.may(request.match_info["what"], self.agents[caller])
         name, cluster = request.query.get("name", ""), request.query.get("cluster", "")
         match request.match_info["what"]:
             case "explain":
@@ -240,7 +247,7 @@ class Server:
     async def _tokens(self, _request: web.Request, body: bytes, caller: str) -> web.Response:
         """Make, renew or revoke a join token."""
         if caller in self.agents:
-            join_tokens.may("tokens", self.agents[caller])
+            instance_keys.may("tokens", self.agents[caller])
         asked = _document(body)
         token, seconds = str(asked.get("token", "")), asked.get("seconds")
 

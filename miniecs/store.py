@@ -59,6 +59,7 @@ class InstanceKey(Value, frozen=True, kw_only=True):
     instance_name: str
     token_id: str
     created_at: float
+    container_instance_arn: str = ""  # the one it may act for; empty until that is registered
 
 
 # What is kept, and under which key.

@@ -1,15 +1,13 @@
 """Container instances: the actions of agents and people on them. Ruled by API_RegisterContainerInstance and its kin."""
 
-import ipaddress
 import json
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from miniecs import errors, lifecycle, placement, query, records
+from miniecs import addresses, errors, lifecycle, placement, query, records
 from miniecs.model import (
     Attribute,
     Cluster,
@@ -23,7 +21,6 @@ from miniecs.records import Call
 from miniecs.store import INSTANCES, TASKS, TOKENS
 from miniecs.wire import Answer, Shape
 
-ADDRESS = "miniecs.advertise-address"
 # What an instance's identity document says, and the attribute that it becomes: "Amazon ECS container instances".
 IDENTITY = {
     "availabilityZone": "ecs.availability-zone",
@@ -154,49 +151,11 @@ def _known(call: Call, cluster: Cluster, request: Shape) -> ContainerInstance | 
 
 
 def _settle_address(call: Call, offered: dict[str, Any], known: ContainerInstance | None) -> None:
-    """An address is one machine: tasks' ports are reached there. A silent instance of the same name and address is no
-    more: the machine was made anew.
-
-    Raises:
-        InvalidParameterException: nobody else could reach this one, or an instance that is connected has the address.
-    """
-    address, name = _address(offered["attributes"]), offered["ec2_instance_id"]
-    if not address or _is_local(call, address):
-        return
-    for other in call.transaction.list(INSTANCES):
-        same = known and other.container_instance_arn == known.container_instance_arn
-        if same or other.status == InstanceStatus.INACTIVE or _address(other.attributes) != address:
-            continue
-        if other.agent_connected:
-            raise errors.InvalidParameterException(
-                f"{other.ec2_instance_id or other.container_instance_arn} is connected and has the address {address}; "
-                "try: miniecs agent --advertise-address, one of its own for each machine"
-            )
-        if other.ec2_instance_id == name:
+    """A silent instance of the same name and address is no more: the machine was made anew. Raises as `claim` does."""
+    mine = known.container_instance_arn if known else ""
+    for other in list(addresses.claim(call.transaction, offered["attributes"], call.endpoint, mine)):
+        if other.ec2_instance_id == offered["ec2_instance_id"]:
             _deregister(call, other, "The container instance was made anew")
-
-
-def _address(attributes: Iterable[Attribute]) -> str:
-    return next((one.value or "" for one in attributes if one.name == ADDRESS), "")
-
-
-def _is_local(call: Call, address: str) -> bool:
-    """Whether it is of the control plane's own machine, which is the agent's too then.
-
-    Raises:
-        InvalidParameterException: it is no address, or one that only the agent's machine can reach.
-    """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        raise errors.InvalidParameterException(f"the advertised address {address!r} is no IP address.") from None
-    endpoint = urlsplit(call.endpoint).hostname or ""
-    local = endpoint == "localhost" or endpoint.startswith("127.")
-    if parsed.is_unspecified or (parsed.is_loopback and not local):
-        raise errors.InvalidParameterException(
-            f"no other machine reaches the advertised address {address}; try: miniecs agent --advertise-address"
-        )
-    return parsed.is_loopback
 
 
 def _token_key(cluster: Cluster, request: Shape) -> str:

@@ -100,9 +100,9 @@ MINIECS = {
     1: ("model query listeners",),
     2: ("wire auth placement scheduler overrides acs",),
     3: ("store transitions client",),
-    4: ("sqlite checkpoint records lifecycle join_keys",),
+    4: ("sqlite checkpoint records lifecycle join_keys addresses",),
     5: (
-        "join_tokens controller explain container_instance container_definition",
+        "join_tokens instance_keys controller explain container_instance container_definition",
         "api/ clusters container_instances task_definitions tasks services tags ecr",
     ),
     6: ("task_engine metadata sessions",),
