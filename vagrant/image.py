@@ -5,6 +5,7 @@ writes to a file of its own over it, so one image serves them all. Ruled by mmde
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -29,11 +30,26 @@ SIZE = "4G"  # of the file system; the file is sparse
 class Image:
     """A base disk; with a kernel and an initial file system beside it if it is `full`."""
 
-    def __init__(self, full: bool, cache: Path = CACHE) -> None:
+    def __init__(self, full: bool, cache: Path = CACHE, directory: Path | None = None) -> None:
+        """In the cache, by its recipe; or in the `directory` of a lab, where `keep` has put it."""
         self.full = full
-        self.directory = cache / f"{'full' if full else 'light'}-{_key(full)}"
+        self.directory = directory or cache / f"{'full' if full else 'light'}-{_key(full)}"
         self.disk = self.directory / "base.ext4"
         self.kernel, self.initrd = self.directory / "vmlinuz", self.directory / "initrd.img"
+
+    def keep(self, directory: Path) -> None:
+        """Put it into a lab, by links: its machines' disks stand on it also when the recipe has changed since."""
+        if directory.exists():
+            return
+        new = directory.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        for file in (self.disk, self.kernel, self.initrd) if self.full else (self.disk,):
+            try:
+                os.link(file, new / file.name)
+            except OSError:  # the lab is in another file system
+                (new / file.name).symlink_to(file)
+        new.rename(directory)
 
     def make(self, say: Callable[[str], None]) -> None:
         """If it is not there; whole or not at all.

@@ -1,9 +1,11 @@
 """Lab: the command line of the lab, `./dev lab`: parse, call the lab, print.
 
-Stands on `light_lab` and `exercises`; nothing stands on it. Results go to stdout, progress and errors to stderr.
+Stands on `light_lab`, `vagrant_lab` and `exercises`; nothing stands on it. Results go to stdout, progress and errors to
+stderr.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -16,13 +18,16 @@ from miniecs.errors import Error
 from miniecs.tables import table
 from vagrant import exercises
 from vagrant.light_lab import DIRECTORY, Choices, LightLab
+from vagrant.vagrant_lab import VagrantLab
+
+Lab = LightLab | VagrantLab
+INITS = {"uml": "lab", "qemu": "systemd", "vagrant": "systemd"}  # of each backend: the usual process 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
-    directory = Path(os.environ.get("LAB_DIRECTORY") or DIRECTORY)
-    lab = LightLab(directory, say=lambda line: print(line, file=sys.stderr, flush=True))
     try:
+        lab = _lab(chosen)
         return int(chosen.run(lab, chosen) or 0)
     except KeyboardInterrupt:
         print("lab: interrupted; try: ./dev lab up, which goes on, or: ./dev lab down", file=sys.stderr)
@@ -30,6 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Error, OSError) as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+
+
+def _lab(chosen: argparse.Namespace) -> Lab:
+    """The lab that is up, or is to be; what `up` was not told is as it is, or the default."""
+    directory = Path(os.environ.get("LAB_DIRECTORY") or DIRECTORY)
+    file = directory / "lab.json"
+    known = json.loads(file.read_text()).get("choices", {}) if file.exists() else {}
+    backend = getattr(chosen, "backend", "") or known.get("backend") or os.environ.get("LAB_BACKEND") or "uml"
+    if backend not in INITS:
+        raise Error(f"LAB_BACKEND={backend} is none; try: {', '.join(INITS)}")
+    if known and "vagrant" in (backend, known["backend"]) and backend != known["backend"]:
+        raise Error(f"the lab is up with {known['backend']}; try: ./dev lab down first")
+    chosen.backend = backend
+    chosen.init = getattr(chosen, "init", "") or known.get("init") or INITS[backend]
+    kind = VagrantLab if backend == "vagrant" else LightLab
+    return kind(directory, say=lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 # --- the verbs -------------------------------------------------------------------------------------------------------
 
 
-def _up(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _up(lab: Lab, chosen: argparse.Namespace) -> int:
     started = time.monotonic()
     lab.up(Choices(chosen.workers, chosen.backend, chosen.init))
     lab.say(
@@ -57,35 +78,32 @@ def _up(lab: LightLab, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _doctor(lab: Lab, chosen: argparse.Namespace) -> int:
     found = lab.findings(Choices(chosen.workers, chosen.backend, chosen.init))
     print(table(("", "FOUND", "TO DO"), [(one.what, one.found, one.fix or "-") for one in found]))
     return 1 if any(one.fix for one in found) else 0
 
 
-def _down(lab: LightLab, _: argparse.Namespace) -> int:
+def _down(lab: Lab, _: argparse.Namespace) -> int:
     lab.say("down; nothing is left" if lab.down() else "no lab was up")
     return 0
 
 
-def _status(lab: LightLab, _: argparse.Namespace) -> int:
-    rows = []
-    for name, machine in lab.machines().items():
-        process = lab.process(name)
-        disk = machine.disk.stat().st_blocks // 2048 if machine.disk.exists() else 0
-        rows.append(
-            (name, machine.node.address, machine.node.cpus, machine.node.memory, "on" if process else "off", disk)
-        )
+def _status(lab: Lab, _: argparse.Namespace) -> int:
+    rows = [
+        (*one.node, one.state or ("on" if one.is_on else "off"), "-" if one.disk is None else one.disk)
+        for one in lab.status()
+    ]
     print(table(("MACHINE", "ADDRESS", "CPUS", "MEMORY", "POWER", "DISK MIB"), rows))
     return 0
 
 
-def _ssh(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _ssh(lab: Lab, chosen: argparse.Namespace) -> int:
     command = [" ".join(chosen.command)] if chosen.command else []
     return subprocess.run(lab.ssh(chosen.node, *command, terminal=sys.stdin.isatty())).returncode
 
 
-def _run(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _run(lab: Lab, chosen: argparse.Namespace) -> int:
     names = [chosen.on] if chosen.on else list(lab.machines())
     worst = 0
     for name in names:
@@ -96,45 +114,45 @@ def _run(lab: LightLab, chosen: argparse.Namespace) -> int:
     return worst
 
 
-def _inside(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _inside(lab: Lab, chosen: argparse.Namespace) -> int:
     command = lab.inside(*chosen.command)
     os.execvp(command[0], command)
 
 
-def _env(lab: LightLab, _: argparse.Namespace) -> int:
+def _env(lab: Lab, _: argparse.Namespace) -> int:
     print("\n".join(f"export {name}={value}" for name, value in lab.environment().items()))
     return 0
 
 
-def _provision(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _provision(lab: Lab, chosen: argparse.Namespace) -> int:
     lab.provision([chosen.node] if chosen.node else [])
     return 0
 
 
-def _power(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _power(lab: Lab, chosen: argparse.Namespace) -> int:
     lab.power(chosen.node, chosen.what == "on")
     return 0
 
 
-def _plug(plugged: bool) -> Callable[[LightLab, argparse.Namespace], int]:
-    def run(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _plug(plugged: bool) -> Callable[[Lab, argparse.Namespace], int]:
+    def run(lab: Lab, chosen: argparse.Namespace) -> int:
         lab.plug(chosen.node, plugged)
         return 0
 
     return run
 
 
-def _sync(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _sync(lab: Lab, chosen: argparse.Namespace) -> int:
     lab.sync([chosen.node] if chosen.node else [])
     return 0
 
 
-def _push(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _push(lab: Lab, chosen: argparse.Namespace) -> int:
     lab.push(chosen.source, chosen.directory, [chosen.to] if chosen.to else [])
     return 0
 
 
-def _reset(lab: LightLab, chosen: argparse.Namespace) -> int:
+def _reset(lab: Lab, chosen: argparse.Namespace) -> int:
     for name in lab.machines() if chosen.node == "all" else (chosen.node,):
         started = time.monotonic()
         lab.reset(name)
@@ -147,11 +165,11 @@ NODE: Words = {"node": {"metavar": "NODE", "help": "a machine's name, as in vagr
 ALL: Words = {"node": {"metavar": "NODE", "nargs": "?", "default": "", "help": "default: all that are on"}}
 COMMAND: Words = {"command": {"nargs": argparse.REMAINDER, "metavar": "COMMAND", "help": "and its arguments"}}
 CHOICES: Words = {
-    "--workers": {"type": int, "default": int(os.environ.get("WORKERS", "2")), "help": "default: %(default)s"},
-    "--backend": {"choices": ("uml", "qemu"), "default": "uml", "help": "default: %(default)s"},
-    "--init": {"choices": ("lab", "systemd"), "default": "lab", "help": "process 1 (default: %(default)s)"},
+    "--workers": {"type": int, "default": os.environ.get("WORKERS", "2"), "help": "default: %(default)s"},
+    "--backend": {"choices": tuple(INITS), "help": "default: uml, or what LAB_BACKEND says"},
+    "--init": {"choices": ("lab", "systemd"), "help": "process 1 (default: systemd; of uml: lab)"},
 }
-VERBS: dict[str, tuple[str, Callable[[LightLab, argparse.Namespace], int], Words]] = {
+VERBS: dict[str, tuple[str, Callable[[Lab, argparse.Namespace], int], Words]] = {
     "doctor": ("look whether this computer has what a lab needs", _doctor, CHOICES),
     "up": ("bring the machines up and provision them; goes on after an interruption, and adds workers", _up, CHOICES),
     "down": ("end the machines and remove all that is theirs", _down, {}),

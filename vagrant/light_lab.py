@@ -24,7 +24,7 @@ from miniecs.errors import Error
 from vagrant import doctor
 from vagrant.image import Image
 from vagrant.machines import MARK, Machine, Process
-from vagrant.nodes import nodes
+from vagrant.nodes import Node, nodes
 
 ROOT = Path(__file__).parents[1]
 DIRECTORY = ROOT / ".lab"
@@ -41,11 +41,21 @@ class Choices(NamedTuple):
     init: str = "lab"
 
 
+class Seen(NamedTuple):
+    """A machine as `status` shows it."""
+
+    node: Node
+    is_on: bool
+    disk: int | None  # MiB that it takes of this computer, if that is known
+    state: str = ""  # in the hypervisor's words
+
+
 class LightLab:
     def __init__(self, directory: Path = DIRECTORY, say: Callable[[str], None] = lambda _: None) -> None:
         self.directory = directory.absolute()
         self.say = say
         self.file = self.directory / "lab.json"
+        self.image = self.directory / "image"
 
     # --- its state ---------------------------------------------------------------------------------------------------
 
@@ -101,6 +111,13 @@ class LightLab:
         process = Process(*known) if known else None
         return process if process and process.lives else None
 
+    def status(self) -> list[Seen]:
+        found = []
+        for name, machine in self.machines().items():
+            disk = machine.disk.stat().st_blocks // 2048 if machine.disk.exists() else 0
+            found.append(Seen(machine.node, self.process(name) is not None, disk))
+        return found
+
     @property
     def port(self) -> int:
         """Of 127.0.0.1: the control plane."""
@@ -112,21 +129,23 @@ class LightLab:
         """Bring up what is not up: all, what an interrupted `up` left out, or workers more."""
         wanted = nodes(choices.workers)
         with self._locked():
-            image = _image(choices)
-            self._check(choices)
-            image.make(self.say)
             if self.file.exists():
                 known = self.choices
                 if (known.backend, known.init) != (choices.backend, choices.init):
                     raise Error(f"the lab is up with {known.backend} and {known.init}; try: ./dev lab down first")
                 choices = choices._replace(workers=max(choices.workers, known.workers))
                 wanted = nodes(choices.workers)
+            self._check(choices)
+            image = _image(choices)
+            if not self.image.exists():
+                image.make(self.say)
             self._save(choices=choices._asdict())
+            image.keep(self.image)
             self._start_switch()
             self._make_key()
             missing = [node.name for node in wanted if not self.process(node.name)]
             for name in missing:
-                self._boot(name, image)
+                self._boot(name)
             self._each(missing, self._wait)
             self._provision([node.name for node in wanted])
 
@@ -176,9 +195,8 @@ class LightLab:
     def _marked(self) -> dict[str, str]:
         return {**os.environ, MARK: str(self.directory)}
 
-    def _boot(self, name: str, image: Image | None = None) -> None:
-        choices = self.choices
-        image = image or _image(choices)
+    def _boot(self, name: str) -> None:
+        image = Image(_is_full(self.choices), directory=self.image)
         os.environ[MARK] = str(self.directory)
         public = (self.directory / "key.pub").read_text().split()[1]
         process = self.machine(name).boot(image, public)
@@ -352,7 +370,11 @@ class LightLab:
 
 
 def _image(choices: Choices) -> Image:
-    return Image(full=choices.backend == "qemu" or choices.init == "systemd")
+    return Image(_is_full(choices))
+
+
+def _is_full(choices: Choices) -> bool:
+    return choices.backend == "qemu" or choices.init == "systemd"
 
 
 def _stage_images() -> None:
