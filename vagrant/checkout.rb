@@ -1,5 +1,5 @@
-# What is copied to the machines: this checkout and what vagrant/stage.sh gathered, as one archive. One upload needs neither
-# guest additions nor rsync nor NFS, and works from Windows: a line's end is made "\n" again where git had made it "\r\n".
+# What is copied to the machines: this checkout, and the wheels that vagrant/stage.sh gathered, an archive each. An upload needs
+# neither guest additions nor rsync nor NFS, and works from Windows: a line's end is made "\n" again where git had made it "\r\n".
 require "digest"
 require "find"
 require "fileutils"
@@ -8,9 +8,9 @@ require_relative "machines"
 
 module Checkout
   ROOT = File.expand_path("..", __dir__)
-  ARCHIVE = File.join(Machines::DATA, "checkout.tar")
+  WHEELS = "vagrant/stage/wheels".freeze
   PARTS = %w[.ci dev pyproject.toml README.md minicontainer miniecs images vagrant].freeze
-  LEAVE = %r{/(__pycache__|\.vagrant)(/|\z)|/\.mypy_cache}.freeze
+  LEAVE = %r{/(__pycache__|\.vagrant|#{WHEELS})(/|\z)|/\.mypy_cache}.freeze
   TEXT = /\.(sh|py|rb|toml|yaml|md|txt)\z|\/(dev|run|Dockerfile|Vagrantfile|\.\w+)\z/.freeze
 
   COPYING = %w[up provision reload].freeze # the commands that copy it
@@ -18,28 +18,37 @@ module Checkout
   module_function
 
   # What Vagrant shall copy. Other commands want a file that is there, and need no archive.
-  def source(arguments)
-    COPYING.include?(Machines.command(arguments)) ? archive : File.join(__dir__, "nodes.yaml")
+  def code(arguments)
+    copies?(arguments) ? archive("checkout.tar", PARTS.flat_map { |part| files_of(part, LEAVE) }) : __FILE__
   end
 
-  # The path of the archive; it is written anew only when a file of the checkout has changed.
-  def archive
-    files = PARTS.flat_map { |part| files_of(File.join(ROOT, part)) }.sort
-    print = Digest::SHA256.hexdigest(files.map { |file| [file, File.mtime(file).to_r, File.size(file)].join(" ") }.join("\n"))
-    mark = "#{ARCHIVE}.print"
-    return ARCHIVE if File.exist?(ARCHIVE) && File.exist?(mark) && File.read(mark) == print
+  def wheels(arguments)
+    copies?(arguments) ? archive("wheels.tar", files_of(WHEELS, /\A\z/)) : __FILE__
+  end
 
-    FileUtils.mkdir_p(File.dirname(ARCHIVE))
-    write(files, "#{ARCHIVE}.new")
-    File.rename("#{ARCHIVE}.new", ARCHIVE)
+  def copies?(arguments)
+    COPYING.include?(Machines.command(arguments))
+  end
+
+  # The path of an archive; it is written anew only when one of the files has changed.
+  def archive(name, files)
+    path = File.join(Machines::DATA, name)
+    print = Digest::SHA256.hexdigest(files.sort.map { |file| [file, File.mtime(file).to_r, File.size(file)].join(" ") }.join("\n"))
+    mark = "#{path}.print"
+    return path if File.exist?(path) && File.exist?(mark) && File.read(mark) == print
+
+    FileUtils.mkdir_p(File.dirname(path))
+    write(files.sort, "#{path}.new")
+    File.rename("#{path}.new", path)
     File.write(mark, print)
-    ARCHIVE
+    path
   end
 
-  def files_of(part)
-    return [] unless File.exist?(part)
+  def files_of(part, leave)
+    place = File.join(ROOT, part)
+    return [] unless File.exist?(place)
 
-    Find.find(part).select { |file| File.file?(file) && !file.match?(LEAVE) }
+    Find.find(place).select { |file| File.file?(file) && !file.match?(leave) }
   end
 
   def write(files, path)

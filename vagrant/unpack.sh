@@ -19,3 +19,7 @@ if [ "$(cat /vagrant/.unpacked 2>/dev/null || :)" != "$is" ]; then
     mv /vagrant.new /vagrant
 fi
 rm -f $archive # secrets are in it
+if [ -f /tmp/wheels.tar ]; then # only where they are not installed already
+    tar -C /vagrant -xf /tmp/wheels.tar --no-same-owner
+    rm /tmp/wheels.tar
+fi

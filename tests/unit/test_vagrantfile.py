@@ -157,7 +157,7 @@ def test_each_machine_is_provisioned_by_scripts_that_are_there(tmp_path: Path) -
     assert [name for name, _ in manager["provision"]] == ["copy", "unpack", "install"]
     for machine in (manager, *workers):
         steps = dict(machine["provision"])
-        assert Path(steps["copy"]["source"]).stat().st_mode & 0o777 == 0o600  # secrets are in it
+        assert Path(steps["copy"]["checkout"]).stat().st_mode & 0o777 == 0o600  # secrets are in it
         for step in (steps["unpack"], steps["install"]):
             assert os.access(VAGRANT / step["path"], os.X_OK)
         assert steps["unpack"]["args"] == [machine["name"]]
@@ -277,7 +277,7 @@ def test_a_box_that_will_be_fetched_is_announced_with_what_to_try_when_it_cannot
 
 @needs_ruby
 def test_the_copy_for_the_machines_is_whole_safe_from_windows_and_made_anew_only_after_a_change(tmp_path: Path) -> None:
-    archive = Path(loaded(tmp_path, "up")["machines"][0]["provision"][0][1]["source"])
+    archive = Path(loaded(tmp_path, "up")["machines"][0]["provision"][0][1]["checkout"])
     before = archive.stat()
     loaded(tmp_path, "up")
     assert archive.stat().st_ino == before.st_ino
@@ -289,6 +289,28 @@ def test_the_copy_for_the_machines_is_whole_safe_from_windows_and_made_anew_only
     assert {"dev", "pyproject.toml", ".ci/requirements.txt", "miniecs/agent.py", "vagrant/nodes.yaml"} <= set(members)
     assert members["dev"].mode == members["vagrant/provision.sh"].mode == 0o755
     assert [name for name in members if "__pycache__" in name or ".vagrant/" in name or ".git/" in name] == []
+
+
+@needs_ruby
+def test_wheels_go_by_themselves_and_only_to_a_machine_that_has_installed_others(tmp_path: Path) -> None:
+    copied = loaded(tmp_path, "up")["machines"][0]["provision"][0][1]
+    with tarfile.open(copied["checkout"]) as tar:
+        assert [name for name in tar.getnames() if name.endswith(".whl")] == []
+    with tarfile.open(copied["wheels"]) as tar:
+        assert all(name.startswith("vagrant/stage/wheels/") for name in tar.getnames())
+    listed, asks = tmp_path / "installed.txt", tmp_path / "asks.rb"
+    listed.write_text("aiohttp==3\n")
+    asks.write_text(f'require "{VAGRANT}/copy"\nputs Copy.question("{listed}"), Copy.question("/nowhere").inspect')
+    said = subprocess.run(["ruby", ROOT / "tests/vagrant_stub.rb", asks], capture_output=True, text=True, check=True)
+    question, none = said.stdout.splitlines()
+    assert none == "nil"
+    # install.sh writes down the same, when it has installed them
+    kept = re.search(r"wanted=\$\((.*)\)", (VAGRANT / "install.sh").read_text())
+    assert kept
+    key = subprocess.run(
+        ["sh", "-c", kept[1]], env={**os.environ, "locked": str(listed)}, capture_output=True, text=True
+    )
+    assert question == f'test "$(cat /opt/miniecs/.venv/installed 2>/dev/null)" = {key.stdout.strip()}'
 
 
 @needs_ruby
