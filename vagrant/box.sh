@@ -30,7 +30,7 @@ root=$work/root
 
 system=systemd,systemd-sysv,dbus,udev,kmod,netbase,ca-certificates,linux-image-cloud-amd64,initramfs-tools,zstd
 vagrant=openssh-server,sudo
-lab=python3,python3-venv,iproute2,iputils-ping,procps,curl,busybox-static,libseccomp2,libnftables1,libcap2-bin
+lab=python3,python3-venv,iproute2,iputils-ping,procps,curl,jq,busybox-static,libseccomp2,libnftables1,libcap2-bin
 # What these boxes boot from is known, so the initrd holds three modules, and is small.
 # shellcheck disable=SC2016 # $1 is mmdebstrap's
 mmdebstrap --quiet --variant=minbase --include="$system,$vagrant,$lab" \

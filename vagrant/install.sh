@@ -26,7 +26,7 @@ dependencies() {
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -q
         apt-get install -q -y --no-install-recommends python3-venv python3-dev gcc libc6-dev libcap-dev libseccomp2 \
-            libnftables1 busybox-static iproute2 ca-certificates
+            libnftables1 busybox-static iproute2 ca-certificates curl jq
         python3 -m venv --clear $target/.venv
         $python -m pip install --quiet --disable-pip-version-check --no-cache-dir --use-pep517 --require-hashes \
             --requirement "$checkout/.ci/requirements.txt"

@@ -1,10 +1,12 @@
 """A real `vagrant up` of a manager and a worker, emulated: what a learner does with the lab, once through.
 
-The tests are one story, in the order of this file: up, a task, provision again, reload, halt and up, destroy.
+The tests are one story, in the order of this file: up, a task, provision again, the verbs of `./dev lab`, two exercises,
+reload, halt and up, destroy.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +56,21 @@ class VagrantLab:
     def on(self, machine: str, command: str) -> str:
         """What a command on a machine prints."""
         return self.vagrant("ssh", machine, "-c", command).replace("\r", "")
+
+    def dev_lab(self, *arguments: str, status: int = 0) -> str:
+        """What `./dev lab` says with these machines: those are its own then."""
+        ours = {
+            "LAB_BACKEND": "vagrant",
+            "LAB_DIRECTORY": f"{self.directory}/lab",
+            "LAB_ANSWERS": f"{self.directory}/answers",
+        }
+        started = time.monotonic()
+        done = self.hypervisor.run(
+            sys.executable, "-m", "vagrant.lab", *arguments, cwd=ROOT, timeout=1200, **self.environment, **ours
+        )
+        print(f"$ ./dev lab {' '.join(arguments)}   # {time.monotonic() - started:.0f} s\n{done.stdout}", flush=True)
+        assert done.returncode == status, done.stdout
+        return done.stdout.replace("\r", "")
 
     def aws(self, *arguments: str, endpoint: str = f"http://{REGISTRY}") -> Any:
         """The answer to a call of the ECS API, as whoever has the manager's keys makes it on this computer."""
@@ -174,6 +191,40 @@ def test_provision_again_changes_nothing(lab: VagrantLab) -> None:
     assert [one["taskArn"] for one in lab.running()] == [task["taskArn"]]
 
 
+def test_dev_lab_has_its_verbs_for_these_machines(lab: VagrantLab, tmp_path: Path) -> None:
+    assert re.search(r"^worker1 .* running", lab.dev_lab("status"), re.MULTILINE)
+    assert f"export AWS_ENDPOINT_URL=http://{REGISTRY}\n" in lab.dev_lab("env")
+    assert lab.dev_lab("run", "hostname; id -un").split("\n")[:4] == [
+        "manager | manager", "manager | root", "worker1 | worker1", "worker1 | root",
+    ]  # fmt: skip
+    (tmp_path / "a file").write_text("pushed\n")
+    lab.dev_lab("push", str(tmp_path / "a file"), "/root/in here", "--to", "worker1")
+    assert lab.dev_lab("ssh", "worker1", "cat '/root/in here/a file'") == "pushed\n"
+    lab.dev_lab("ssh", "worker1", "rm /vagrant/.unpacked /vagrant/dev")
+    lab.dev_lab("sync", "worker1")
+    lab.dev_lab("ssh", "worker1", "test -x /vagrant/dev")
+    assert "no machine 'worker2' in the lab" in lab.dev_lab("ssh", "worker2", "true", status=1)
+
+
+def test_its_cable_and_its_power_are_cut_by_dev_lab(lab: VagrantLab) -> None:
+    for off, on in ((["unplug"], ["plug"]), (["power", "off"], ["power", "on"])):
+        lab.dev_lab(*off, "worker1")
+        until(lambda: not lab.connected())
+        lab.dev_lab(*on, "worker1")
+        until(lab.connected)
+    until(lab.running)
+
+
+@pytest.mark.parametrize("exercise", ["1", "2"])
+def test_an_exercise_that_needs_no_second_worker(exercise: str, lab: VagrantLab) -> None:
+    lab.dev_lab("setup", exercise)
+    assert lab.dev_lab("check", exercise, status=1).endswith("\n0 of 20 points\n")
+    lab.dev_lab("solve", exercise)
+    assert lab.dev_lab("check", exercise).endswith("\n20 of 20 points\n")
+    lab.dev_lab("reset-exercise", exercise)
+    assert lab.dev_lab("check", exercise, status=1).endswith("\n0 of 20 points\n")
+
+
 def test_a_reload_of_the_worker_is_survived(lab: VagrantLab) -> None:
     (before,) = lab.instances()
     lab.vagrant("reload", "worker1")
@@ -196,7 +247,7 @@ def test_tasks_run_on_while_the_manager_is_halted(lab: VagrantLab) -> None:
 def test_a_destroyed_worker_is_given_up_and_a_new_one_takes_its_work(lab: VagrantLab) -> None:
     lab.vagrant("destroy", "-f", "worker1")
     until(lambda: not lab.running())
-    lab.vagrant("up", "worker1")
+    lab.dev_lab("up", "--workers", "1")
     (task,) = until(lab.running)
     assert "root:" in lab.page(task)
 
@@ -216,8 +267,9 @@ def test_an_up_that_was_interrupted_is_cleaned_up_by_destroy(lab: VagrantLab) ->
 
 
 def test_destroy_leaves_nothing(lab: VagrantLab) -> None:
-    lab.vagrant("destroy", "-f")
+    lab.dev_lab("down")
     assert lab.domains() == ""
+    assert not (lab.directory / "lab").exists()
     assert "running" not in lab.vagrant("status")
     first = lab.hypervisor.first
     lab.hypervisor.close()
