@@ -1,7 +1,7 @@
 """A real `vagrant up` of a manager and a worker, emulated: what a learner does with the lab, once through.
 
-The tests are one story, in the order of this file: up, a task, provision again, the verbs of `./dev lab`, two exercises,
-reload, halt and up, destroy.
+The tests are one story, in the order of this file: up, a task, provision again, the verbs of `./dev lab`, two
+exercises, reload, halt and up, destroy.
 """
 
 import json
@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.full, pytest.mark.cluster]
 ROOT = Path(__file__).parents[2]
 MANAGER, WORKER = "192.168.56.10", "192.168.56.11"
 REGISTRY = f"{MANAGER}:8600"
+DEV_LAB = (sys.executable, "-m", "vagrant.lab")
 
 
 class VagrantLab:
@@ -59,15 +60,10 @@ class VagrantLab:
 
     def dev_lab(self, *arguments: str, status: int = 0) -> str:
         """What `./dev lab` says with these machines: those are its own then."""
-        ours = {
-            "LAB_BACKEND": "vagrant",
-            "LAB_DIRECTORY": f"{self.directory}/lab",
-            "LAB_ANSWERS": f"{self.directory}/answers",
-        }
+        own = {name.upper(): f"{self.directory}/{name}" for name in ("lab_directory", "lab_answers")}
+        environment = {**self.environment, **own, "LAB_BACKEND": "vagrant"}
         started = time.monotonic()
-        done = self.hypervisor.run(
-            sys.executable, "-m", "vagrant.lab", *arguments, cwd=ROOT, timeout=1200, **self.environment, **ours
-        )
+        done = self.hypervisor.run(*DEV_LAB, *arguments, cwd=ROOT, timeout=1200, **environment)
         print(f"$ ./dev lab {' '.join(arguments)}   # {time.monotonic() - started:.0f} s\n{done.stdout}", flush=True)
         assert done.returncode == status, done.stdout
         return done.stdout.replace("\r", "")
@@ -269,7 +265,7 @@ def test_an_up_that_was_interrupted_is_cleaned_up_by_destroy(lab: VagrantLab) ->
 def test_destroy_leaves_nothing(lab: VagrantLab) -> None:
     lab.dev_lab("down")
     assert lab.domains() == ""
-    assert not (lab.directory / "lab").exists()
+    assert not (lab.directory / "lab_directory").exists()
     assert "running" not in lab.vagrant("status")
     first = lab.hypervisor.first
     lab.hypervisor.close()
