@@ -5,6 +5,7 @@ writes to a file of its own over it, so one image serves them all. Ruled by mmde
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -87,7 +88,7 @@ class Image:
         packages = PACKAGES + (FULL if self.full else ())
         hooks = [f"--essential-hook={HERE}/light/initramfs.sh $1"] if self.full else []
         return [
-            "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}",
+            "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}",
             *(f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("man", "doc", "locale")),
             *hooks, f"--customize-hook={HERE}/light/customize.sh $1 {HERE}", SUITE, root,
         ]  # fmt: skip
@@ -107,5 +108,12 @@ def _run(command: list[str | Path], failed: str) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-        error = next((line for line in said if line.startswith("E: ") or "rror" in line), said[-1])
-        raise Error(f"{failed}: {Path(command[0]).name}: {error}; try: ./dev lab doctor")
+        raise Error(f"{failed}: {Path(command[0]).name}: {_reason(said)}; try: docs/how-to/lab.md, When it fails")
+
+
+def _reason(said: list[str]) -> str:
+    """Of a program's last words: why apt could not fetch, which stands below an `Err:`; else its first error."""
+    for line, below in itertools.pairwise(said):
+        if line.startswith("Err:") and below.startswith(" "):
+            return below.strip()
+    return next((line for line in said if line.startswith("E: ") or "rror:" in line), said[-1])
