@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,7 @@ class LightLab:
         self.say = say
         self.file = self.directory / "lab.json"
         self.image = self.directory / "image"
+        self.interrupted = threading.Event()
 
     # --- its state ---------------------------------------------------------------------------------------------------
 
@@ -207,7 +209,9 @@ class LightLab:
         if process is None:
             raise Error(f"{name} is off; try: ./dev lab power on {name}")
         started = time.monotonic()
-        self.machine(name).wait(process)
+        self.machine(name).wait(process, self.interrupted.is_set)
+        if self.interrupted.is_set():
+            return
         self.machine(name).connect()
         self.say(f"{name} answers after {time.monotonic() - started:.1f} s")
 
@@ -276,8 +280,12 @@ class LightLab:
     def _each(self, names: Sequence[str], act: Callable[[str], None]) -> None:
         """For all at once; the first failure is raised when all have ended."""
         with ThreadPoolExecutor(max(len(names), 1)) as pool:
-            for future in [pool.submit(act, name) for name in names]:
-                future.result()
+            try:
+                for future in [pool.submit(act, name) for name in names]:
+                    future.result()
+            except KeyboardInterrupt:
+                self.interrupted.set()  # who waits for a machine ends: who pressed Ctrl-C does not wait for that
+                raise
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

@@ -130,14 +130,14 @@ class Machine(NamedTuple):
 
     # --- reach it ----------------------------------------------------------------------------------------------------
 
-    def wait(self, process: Process) -> None:
-        """Until it answers.
+    def wait(self, process: Process, stop: Callable[[], bool] = lambda: False) -> None:
+        """Until it answers, or nobody waits for it any more: `stop`.
 
         Raises:
             Error: it ended, or was silent for too long.
         """
         deadline = time.monotonic() + BOOT_SECONDS[self.backend]
-        while not inside(self.network, self._greets):
+        while not stop() and not inside(self.network, self._greets):
             if not process.lives:
                 raise Error(f"{self.node.name} ended while it booted: {self._last_words()}; try: ./dev lab up")
             if time.monotonic() > deadline:
