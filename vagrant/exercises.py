@@ -15,8 +15,10 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -172,7 +174,7 @@ def _setup(lab: Lab, chosen: argparse.Namespace) -> int:
 
 def _check(lab: Lab, chosen: argparse.Namespace) -> int:
     points = check(find(chosen.exercise), lab)
-    print(json.dumps(as_json(points), indent=1) if chosen.format == "json" else text(points))
+    print(json.dumps(as_json(points), indent=1) if chosen.format == "json" else text(points, _width()))
     return 0 if all(one.right for one in points) else 1
 
 
@@ -180,7 +182,7 @@ def _hint(_: Lab, chosen: argparse.Namespace) -> int:
     exercise = find(chosen.exercise)
     known = results().get(exercise.number, Result())
     grade = chosen.grade or min(known.hints + 1, max(GRADES))
-    print(f"Hint {grade} of {len(GRADES)}, {exercise.title}\n\n{hint(exercise, grade)}")
+    print(f"Hint {grade} of {len(GRADES)}, {exercise.title}\n\n{folded(hint(exercise, grade), _width())}")
     result(exercise, hints=max(grade, known.hints))
     return 0
 
@@ -232,16 +234,40 @@ def _shown(path: Path) -> Path:
 # --- what a check says -----------------------------------------------------------------------------------------------
 
 
-def text(points: list[Point]) -> str:
+def text(points: list[Point], width: int = 0) -> str:
     """For people: a right point is one line; a wrong one says what was seen, what should be, and where to look."""
     lines = []
     for one in points:
         mark, worth = ("✓", one.points) if one.right else ("✗", 0)
         lines.append(f"{mark} {worth} of {one.points}  {one.what}{f': {one.observed}' if one.right else ''}")
         if not one.right:
-            lines += [f"    observed: {one.observed}", f"    expected: {one.expected}", f"    look at:  {one.look}"]
+            found = {"observed: ": one.observed, "expected: ": one.expected, "look at:  ": one.look}
+            lines += [_fill(said, width, f"    {word}", " " * 14) for word, said in found.items()]
     reached, of = sum(one.points for one in points if one.right), sum(one.points for one in points)
     return "\n".join([*lines, "", f"{reached} of {of} points"])
+
+
+def folded(text: str, width: int) -> str:
+    """Paragraphs of Markdown as wide as a terminal; what is indented, and other blocks of code, stay as they are. 0: all does."""
+    if not width:
+        return text
+    parts = text.split("\n\n")
+    return "\n\n".join(
+        part if part.startswith(("    ", "```", "|", "- ")) else _fill(" ".join(part.split()), width) for part in parts
+    )
+
+
+def _fill(line: str, width: int, first: str = "", others: str = "") -> str:
+    if not width:
+        return f"{first}{line}"
+    return textwrap.fill(
+        line, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _width() -> int:
+    """Of the terminal; 0 if it is none: programs and files get a line for a line."""
+    return min(shutil.get_terminal_size().columns, 120) if sys.stdout.isatty() else 0
 
 
 def as_json(points: list[Point]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def _lab(chosen: argparse.Namespace) -> Lab:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="./dev lab", description="Machines of your own: one manager and some workers."
+        prog="./dev lab",
+        description="Machines of your own: one manager and some workers; and exercises on them.",
+        epilog="To begin: ./dev lab up, then ./dev lab setup 1. More: docs/how-to/lab.md and docs/labs/index.md.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, (text, run, words) in VERBS.items():

@@ -120,6 +120,16 @@ def test_a_wrong_point_says_what_was_seen_and_where_to_look() -> None:
     ]
 
 
+def test_in_a_terminal_lines_are_as_wide_as_it_is_and_what_is_indented_stays() -> None:
+    narrow = exercises.text([WRONG._replace(look="ps -e, and then the files in /proc/PID/ns")], 30).splitlines()
+    assert narrow[3:6] == ["    look at:  ps -e, and then", " " * 14 + "the files in", " " * 14 + "/proc/PID/ns"]
+    hint = "A directory\nis a cgroup, and a file in it is\na limit.\n\n    mkdir /sys/fs/cgroup/a-name-that-is-long"
+    assert exercises.folded(hint, 0) == hint
+    assert exercises.folded(hint, 30).splitlines() == [
+        "A directory is a cgroup, and a", "file in it is a limit.", "", "    mkdir /sys/fs/cgroup/a-name-that-is-long",
+    ]  # fmt: skip
+
+
 def test_a_program_reads_the_same() -> None:
     found = exercises.as_json([RIGHT, WRONG])
     assert (found["points"], found["of"], found["right"]) == (12, 20, False)
