@@ -110,7 +110,7 @@ def hint(exercise: Exercise, grade: int) -> str:
     """What hints.md says below `## Hint GRADE`."""
     text = (exercise.directory / "hints.md").read_text()
     parts = re.split(r"^## Hint (\d).*\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))[str(grade)].strip()
+    return dict(zip(parts[1::2], parts[2::2], strict=True))[str(grade)].strip("\n")
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def text(points: list[Point], width: int = 0) -> str:
 
 
 def folded(text: str, width: int) -> str:
-    """Paragraphs of Markdown as wide as a terminal; what is indented, and other blocks of code, stay as they are. 0: all does."""
+    """Paragraphs of Markdown as wide as a terminal; code and tables stay as they are. Without a width, all does."""
     if not width:
         return text
     parts = text.split("\n\n")
