@@ -27,6 +27,7 @@ mount -n --bind "/mnt/old$modules" /lib/modules
 modprobe -a bridge veth
 ip link set lo up
 cd "$(argument directory)" || exit
+[ "$(argument first)" != systemd ] || . tests/systemd_init.sh
 TMPDIR=/mnt/disk sh "/mnt/old$(argument command)" </dev/null
 echo "exit status $?"
 echo o >/proc/sysrq-trigger

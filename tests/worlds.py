@@ -8,10 +8,11 @@ ROOT = Path(__file__).parents[1]
 KERNEL = "/usr/bin/linux.uml"
 
 
-def version2(command: str, directory: Path, seconds: float) -> tuple[str, int]:
+def version2(command: str, directory: Path, seconds: float, systemd: bool = False) -> tuple[str, int]:
     """Run a shell command of this checkout in a user-mode-linux machine whose cgroups are all v2.
 
-    `directory` takes its files. Returns what the console showed, and the exit status (-1: the command did not end).
+    `directory` takes its files; the first process is a script, or systemd. Returns what the console showed, and the
+    exit status (-1: the command did not end).
     """
     disk, script = directory / "disk.ext4", directory / "command.sh"
     script.write_text(command + "\n")
@@ -35,6 +36,7 @@ def version2(command: str, directory: Path, seconds: float) -> tuple[str, int]:
         f"init={ROOT}/tests/version2_init.sh",
         f"command={script}",
         f"directory={ROOT}",
+        f"first={'systemd' if systemd else 'script'}",
     ]
     # UML has a process for each of the guest's: they are ended as the session that they are.
     with subprocess.Popen(

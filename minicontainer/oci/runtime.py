@@ -329,6 +329,7 @@ class State(NamedTuple):
     start_time: int = 0
     cgroups: Mapping[str, str] = {}
     cgroup_parents: int = 0
+    scope: str = ""  # the unit of systemd whose cgroup it is
     hooks: tuple[str, ...] = ()  # the points of its life at which hooks run after `create`
 
     @classmethod

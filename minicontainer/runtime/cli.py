@@ -31,7 +31,7 @@ GLOBAL_FLAGS = {
     "explain": Flag("print each step as it happens, with the reason for it"),
     "step": Flag("the same, and wait for Enter before each step"),
     "debug": Flag("accepted for other engines; --explain says more"),
-    "systemd-cgroup": Flag("not supported: cgroups are made as directories"),
+    "systemd-cgroup": Flag("have systemd make the cgroup of a new container, as a scope"),
     "rootless": Flag("accepted for other engines", "BOOL"),
     "criu": Flag("accepted for other engines", "PATH"),
     "version": Flag("print the version"),
@@ -61,8 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(usage())
             return 0
         name, *rest = options.rest
-        if options.has("systemd-cgroup"):
-            raise Error("--systemd-cgroup is not supported; try: the cgroupfs driver of your engine")
         command = COMMANDS.get(name) or all_commands().get(name)
         if command is None:
             raise Error(f"{name} is not a command of {NAME}; try: --help")
@@ -159,6 +157,7 @@ def _make(options: Options, own: Options, explain: "Explain | None") -> "State":
         born=_pidfd_sender(own, "standard"),
         no_pivot=own.has("no-pivot"),
         no_new_keyring=own.has("no-new-keyring"),
+        systemd=options.has("systemd-cgroup"),
         explain=explain,
     )
 

@@ -61,6 +61,7 @@ class Caller(NamedTuple):
     warn: Callable[[str], None] | None = None  # hears of what is left out
     no_pivot: bool = False
     no_new_keyring: bool = False
+    systemd: bool = False  # its cgroup is a scope that systemd makes
     parent_death_signal: int = 0
     explain: Explain | None = None
     born: Callable[[int], None] | None = None  # told the pid of the process before its program is there
@@ -106,16 +107,24 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     text, spec = states.read_spec(f"{bundle}/{states.CONFIG}")
     checks.check(spec, caller.console_socket is not None)
     checks.warn(spec.process, caller.warn)
-    with ExitStack() as undo, Descriptors() as opened:
+    with ExitStack() as done, ExitStack() as undo, Descriptors() as opened:
         directory = states.claim(root, container_id)
         undo.callback(files.remove_tree, directory)
         found = cgroups.hierarchies()
-        state = states.new_state(spec, container_id, bundle, found)
+        unit = ("", "")
+        if caller.systemd:
+            from minicontainer.runtime import systemd  # few containers are its
+
+            unit = systemd.unit_of(spec.linux.cgroups_path, container_id)
+        state = states.new_state(spec, container_id, bundle, found, *unit)
         if state.hooks:
             undo.callback(poststop, spec.hooks, state)
         states.write_state(directory, state)
         files.write(f"{directory}/{states.CONFIG}", text)
         undo.callback(remove_cgroups, state)
+        if caller.systemd:
+            keeper = run(systemd.start(*unit, container_id, spec.linux.resources, found.version2), caller.explain)
+            done.callback(_end, keeper)
         if state.cgroups:
             run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
         if found.version2 and (owner := cgroups.owner(spec)) is not None:

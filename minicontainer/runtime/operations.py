@@ -175,10 +175,14 @@ def remove_cgroups(current: State) -> None:
 
 
 def _remove_cgroups(current: State) -> Plan[None]:
-    if any(map(os.path.isdir, current.cgroups.values())):
+    if current.scope or any(map(os.path.isdir, current.cgroups.values())):
         why = "whatever the first process left running: a cgroup with processes cannot be removed"
         yield Step(cgroups.signal_all, (current.cgroups, signals.SIGKILL), why)
         if cgroups.is_frozen(current.cgroups):
             yield Step(cgroups.freeze, (current.cgroups, False), "what is frozen cannot die")
+        if current.scope:
+            from minicontainer.runtime import systemd  # few containers are its
+
+            yield Step(systemd.stop, (current.scope,), "systemd forgets the unit and takes its cgroup away")
         arguments = (current.cgroups, current.cgroup_parents)
         yield Step(cgroups.remove, arguments, "its cgroup in each hierarchy, and parents that nobody else uses")

@@ -65,8 +65,15 @@ def check_id(container_id: str) -> None:
         )
 
 
-def new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarchies) -> State:
+def new_state(
+    spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarchies, parent: str = "", scope: str = ""
+) -> State:
+    """With `parent` and `scope` its cgroup is that unit of systemd, in that slice."""
     path = spec.linux.cgroups_path or container_id
+    if scope:
+        from minicontainer.runtime import systemd  # loaded already
+
+        path = systemd.directory(parent, scope)
     groups = writable(cgroups.resolve(found, path))
     if not groups and resources.settings(spec.linux.resources, found.version2):
         raise Error("linux.resources asks for limits, and no cgroup may be made here; try: sudo, or a delegated cgroup")
@@ -83,6 +90,7 @@ def new_state(spec: Spec, container_id: str, bundle: str, found: cgroups.Hierarc
         created=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z",
         cgroups=groups,
         cgroup_parents=cgroups.levels(path),
+        scope=scope,
         hooks=tuple(name for name in spec.hooks._fields if getattr(spec.hooks, name)),
     )
 

@@ -38,6 +38,10 @@ def change(root: str, container_id: str, asked: Resources, explain: Explain | No
         wanted = ordered(wanted, _now(current, "memory", _LIMIT), _now(current, "cpu", _PERIOD))
     else:
         run(cgroups.hand_down(current.cgroups, wanted), explain)
+    if current.scope:
+        from minicontainer.runtime import systemd  # few containers are its
+
+        run(systemd.change(current.scope, asked, version2), explain)
     run(cgroups.limit(current.cgroups, wanted, version2), explain)
     if asked.devices:
         run(cgroups.change_devices(current.cgroups, asked, version2), explain)

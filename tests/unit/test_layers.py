@@ -20,7 +20,7 @@ MINICONTAINER = {
     ),
     1: (
         "arguments json_documents last_words plan",
-        "linux/ crypt procfs rtnetlink syscalls",
+        "linux/ crypt dbus procfs rtnetlink syscalls",
         "oci/ fields reference",
         "runtime/ mount_options options",
         "image/ archives",
@@ -46,7 +46,7 @@ MINICONTAINER = {
     ),
     4: (
         "reports",
-        "runtime/ cgroups checks init notify",
+        "runtime/ cgroups checks init notify systemd",
         "network/ bridge slirp",
         "image/ image_archives layer_blobs oci_layouts",
         "registry/ distribution server",
@@ -143,10 +143,10 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 23_700, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 24_100, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
-    "the OCI runtime": ("runtime.main", 6_900),
+    "the OCI runtime": ("runtime.main", 7_300),
     "images and registries": ("image.images image.image_archives registry.server", 5_300),
     "the engine": ("engine foreground spawner", 3_600),
     "the builder": ("build.builder", 5_000),

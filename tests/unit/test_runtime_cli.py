@@ -103,7 +103,6 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "text"),
     [
         (["nope"], "nope is not a command"),
-        (["--systemd-cgroup", "list"], "--systemd-cgroup is not supported"),
         (["state"], "one container id is needed"),
         (["create", "--bundle", "/nowhere", "x"], "/nowhere/config.json does not exist"),
     ],

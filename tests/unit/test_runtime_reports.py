@@ -60,7 +60,7 @@ def test_features_are_what_the_tables_say(capsys: pytest.CaptureFixture[str]) ->
     assert {"bind", "rro", "rslave", "tmpcopyup", "nosymfollow", "sync", "iversion"} <= set(found["mountOptions"])
     linux = found["linux"]
     assert "time" in linux["namespaces"]
-    assert linux["cgroup"]["v2"] and not linux["cgroup"]["systemd"]
+    assert linux["cgroup"]["v2"] and linux["cgroup"]["systemd"]
     assert "SCMP_ACT_NOTIFY" in linux["seccomp"]["actions"]
     assert linux["apparmor"] == {"enabled": False}
 

@@ -1,0 +1,228 @@
+"""Systemd: a container's cgroup as a transient scope, so that systemd knows whose it is and leaves it alone.
+
+Stands between `resources` and those who make cgroups; loaded only with --systemd-cgroup. Ruled by systemd's
+org.freedesktop.systemd1(5), systemd.scope(5), systemd.resource-control(5), and by the cgroup path of runc: its three
+parts are slice, prefix and name. systemd makes the scope and is told its limits; what goes on below is ours, Delegate=.
+"""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from minicontainer.errors import Error
+from minicontainer.linux.dbus import Connection, DBusError
+from minicontainer.linux.processes import set_pdeathsig
+from minicontainer.oci.runtime import DeviceRule, Resources
+from minicontainer.plan import Plan, Step
+from minicontainer.runtime.devices import rules_of
+from minicontainer.runtime.resources import MAX, settings
+
+_SOCKET = "/run/systemd/private"
+_MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+_INFINITY = (1 << 64) - 1
+_NUMBERS = {  # file of a controller: the property that says the same, a number
+    "memory.max": "MemoryMax",
+    "memory.swap.max": "MemorySwapMax",
+    "memory.low": "MemoryLow",
+    "memory.limit_in_bytes": "MemoryLimit",
+    "cpu.weight": "CPUWeight",
+    "cpu.shares": "CPUShares",
+    "blkio.weight": "BlockIOWeight",
+    "pids.max": "TasksMax",
+}  # fmt: skip
+_SETS = {"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}  # on version 2 alone
+Property = tuple[str, tuple[str, Any]]
+
+
+def unit_of(path: str, container_id: str) -> tuple[str, str]:
+    """The slice and the scope of a cgroup path: SLICE:PREFIX:NAME, or nothing."""
+    parts = (path or f"system.slice:minicontainer:{container_id}").split(":")
+    if len(parts) != 3 or not parts[2]:
+        raise Error(f"expected cgroupsPath to be of format slice:prefix:name for systemd cgroups, got {path!r} instead")
+    parent, prefix, name = parts
+    if name.endswith(".slice"):
+        raise Error(f"linux.cgroupsPath {path!r} names a slice, and a container is a scope; try: another name")
+    return parent or "system.slice", f"{f'{prefix}-' if prefix else ''}{name}.scope"
+
+
+def directory(parent: str, scope: str) -> str:
+    """Where the scope is from the root of the cgroups: a-b.slice is below a.slice, systemd.slice(5)."""
+    stem = parent.removesuffix(".slice")
+    if stem == parent or "/" in parent + scope or (stem != "-" and not all(stem.split("-"))):
+        raise Error(f"linux.cgroupsPath: {parent!r} is no slice of systemd; try: system.slice")
+    words = [] if stem == "-" else stem.split("-")
+    above = ["-".join(words[: place + 1]) + ".slice" for place in range(len(words))]
+    return "/" + "/".join([*above, scope])
+
+
+def start(parent: str, scope: str, container_id: str, resources: Resources, version2: bool) -> Plan[int]:
+    """Have the scope made: the pid of a process that keeps it until the container's first one is there."""
+    keeper = yield Step(keep, (), "systemd makes no scope without a process: this one waits in it, and then goes")
+    given = [
+        ("Description", ("s", f"minicontainer container {container_id}")),
+        ("Slice", ("s", parent)),
+        ("PIDs", ("au", [keeper])),
+        ("Delegate", ("b", True)),
+        ("DefaultDependencies", ("b", False)),
+        ("CollectMode", ("s", "inactive-or-failed")),
+        *((name, ("b", True)) for name in _accounting(version2)),
+        *properties(resources, version2),
+        *_devices(rules_of(resources)),
+    ]
+    try:
+        why = "a transient unit for the container: systemd makes its cgroup, and will not touch what is in it"
+        yield Step(start_scope, (scope, given), why)
+    except BaseException:
+        os.kill(keeper, signal.SIGKILL)
+        os.waitpid(keeper, 0)
+        raise
+    return int(keeper)
+
+
+def change(scope: str, resources: Resources, version2: bool) -> Plan[None]:
+    """Tell systemd of new limits, so that it does not put the old ones back."""
+    given = [*properties(resources, version2), *(_devices(rules_of(resources)) if resources.devices else ())]
+    if given:
+        yield Step(set_properties, (scope, given), "what systemd knows must be what holds: it would put its own back")
+
+
+def keep() -> int:
+    pid = os.fork()
+    if pid == 0:
+        set_pdeathsig(signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        while True:
+            signal.pause()
+    return pid
+
+
+def start_scope(scope: str, given: list[Property]) -> None:
+    with _connection() as systemd:
+        systemd.call(*_MANAGER, "Subscribe")
+        try:
+            _done(systemd, scope, "StartTransientUnit", "ssa(sv)a(sa(sv))", scope, "replace", given, [])
+        except DBusError as error:
+            raise Error(f"systemd does not start {scope}: {error}") from None
+
+
+def set_properties(scope: str, given: list[Property]) -> None:
+    with _connection() as systemd:
+        try:
+            systemd.call(*_MANAGER, "SetUnitProperties", "sba(sv)", scope, True, given)
+        except DBusError as error:
+            raise Error(f"systemd does not change {scope}: {error}") from None
+
+
+def stop(scope: str) -> None:
+    """End the scope, if it is still there."""
+    with _connection() as systemd:
+        systemd.call(*_MANAGER, "Subscribe")
+        try:
+            _done(systemd, scope, "StopUnit", "ss", scope, "replace")
+        except DBusError as error:
+            if not error.name.endswith(".NoSuchUnit"):
+                raise Error(f"systemd does not stop {scope}: {error}") from None
+
+
+def _connection() -> Connection:
+    try:
+        return Connection(_SOCKET)
+    except (OSError, DBusError) as error:
+        text = "systemd not running on this host, cannot use systemd cgroups manager"
+        raise Error(f"{text}: {_SOCKET}: {error}; try: the cgroupfs driver of your engine") from None
+
+
+def _done(systemd: Connection, scope: str, method: str, signature: str, *values: Any) -> None:
+    """Call a method that begins a job, and wait until the job is done."""
+    (job,) = systemd.call(*_MANAGER, method, signature, *values)
+    for _, path, _, result in systemd.signals("JobRemoved"):
+        if path == job:
+            if result != "done":
+                raise Error(f"systemd's job for {scope} ended as {result}")
+            return
+
+
+def _accounting(version2: bool) -> tuple[str, ...]:
+    return ("MemoryAccounting", "CPUAccounting", "TasksAccounting", "IOAccounting" if version2 else "BlockIOAccounting")
+
+
+def properties(resources: Resources, version2: bool) -> list[Property]:
+    """The limits in systemd's words, as far as it has words for them; the others are written by us alone."""
+    found: list[Property] = []
+    values = {setting.file: setting.value for setting in settings(resources, version2)}
+    for file, name in _NUMBERS.items():
+        if file in values:
+            text = values[file]
+            found.append((name, ("t", _INFINITY if text in (MAX, "-1") else int(text))))
+    if version2:
+        found += [(name, ("ay", _bits(values[file]))) for file, name in _SETS.items() if file in values]
+        quota, _, period = values.get("cpu.max", "").partition(" ")
+    else:
+        quota, period = values.get("cpu.cfs_quota_us", ""), values.get("cpu.cfs_period_us", "")
+    if period:
+        found.append(("CPUQuotaPeriodUSec", ("t", int(period))))
+    if quota:
+        found.append(("CPUQuotaPerSecUSec", ("t", _per_second(quota, int(period or 100_000)))))
+    return found
+
+
+def _per_second(quota: str, period: int) -> int:
+    """systemd rounds down to hundredths: rounded up here, since the exact value is written to the file afterwards."""
+    if quota in (MAX, "-1"):
+        return _INFINITY
+    return -(-int(quota) * 1_000_000 // period // 10_000) * 10_000
+
+
+def _bits(text: str) -> bytes:
+    """A list of numbers like 0-2,5 as a mask, the lowest byte first."""
+    mask = 0
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.strip().isdecimal() or (last and not last.strip().isdecimal()):
+            raise Error(f"linux.resources.cpu: {text!r} is not a list of numbers; try: 0-3,7")
+        for number in range(int(first), int(last or first) + 1):
+            mask |= 1 << number
+    return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
+
+
+def _devices(rules: Iterable[DeviceRule]) -> Iterator[Property]:
+    """The same rules for systemd, which keeps a list of its own beside ours: what is allowed, and nothing else."""
+    allowed: dict[tuple[str, str], None] = {}
+    for rule in rules:
+        if rule.type in ("a", ""):
+            allowed = {(f"{kind}-*", "rwm"): None for kind in ("char", "block")} if rule.allow else {}
+            continue
+        for name in _names(rule):
+            if rule.allow:
+                allowed[name, rule.access] = None
+            else:
+                allowed.pop((name, rule.access), None)
+    yield "DevicePolicy", ("s", "strict")
+    yield "DeviceAllow", ("a(ss)", [])  # an empty list takes away what was there
+    yield "DeviceAllow", ("a(ss)", list(allowed))
+
+
+def _names(rule: DeviceRule) -> Iterator[str]:
+    kind = "block" if rule.type == "b" else "char"
+    major, minor = (None if number is None or number < 0 else number for number in (rule.major, rule.minor))
+    if major is None:
+        yield f"{kind}-*"  # systemd has no word for a minor number of every device
+    elif minor is None:
+        yield from (f"{kind}-{name}" for name in _drivers(kind, major))
+    else:
+        yield f"/dev/{kind}/{major}:{minor}"
+
+
+def _drivers(kind: str, major: int) -> list[str]:
+    """What /proc/devices calls a major number; systemd knows devices of every minor number by that alone."""
+    found, here = [], False
+    with open("/proc/devices", encoding="ascii") as file:
+        for line in file:
+            words = line.split()
+            if line.endswith("devices:\n"):
+                here = words[0].lower().startswith(kind)
+            elif here and len(words) == 2 and words[0] == str(major):
+                found.append(words[1])
+    return found
