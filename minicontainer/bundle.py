@@ -146,10 +146,12 @@ def check(options: Options) -> None:
 
 
 def _check_volume(volume: Volume) -> None:
-    if not volume.source.startswith("/") and not volume.layers:
-        raise Error(f"volume {volume.source}: named volumes are not built yet; try: an absolute path")
+    if not volume.source.startswith("/") and not volume.layers and not volume.name:
+        raise Error(f"volume {volume.source}: neither an absolute path nor a name; try: $PWD/{volume.source}")
     if not volume.target.startswith("/"):
-        raise Error(f"volume {volume.source}:{volume.target}: the path in the container must be absolute")
+        raise Error(
+            f"volume {volume.name or volume.source}:{volume.target}: the path in the container must be absolute"
+        )
     for place in (volume.target,) if volume.layers else (volume.source, volume.target):
         if any(place == top or place.startswith(f"{top}/") for top in ("/proc", "/sys")):
             raise Error(f"volume {volume.source}:{volume.target}: /proc and /sys cannot be given to a container")

@@ -79,6 +79,10 @@ def _changes(name: str, text: str, words: str, least: int, most: int, **more: An
     return Entry(Command(name, text, words, least, most, **more), "container_changes", name)
 
 
+def _volume(name: str, text: str, words: str = "", least: int = 0, most: int | None = 0, **more: Any) -> Entry:
+    return Entry(Command(name, text, words, least, most, **more), "volume_commands", name.replace(" ", "_"))
+
+
 def _usage(name: str, text: str, **more: Any) -> Entry:
     return Entry(Command(name, text, **more), "disk_usage", name.replace(" ", "_"))
 
@@ -164,6 +168,16 @@ TABLE = (
     _usage("system df", "what images, containers and builds take of the disk", flags=(FORMAT,)),
     _usage("system prune", "remove containers that have ended, images without a name, and what builds keep", flags=(
         Flag(("-a", "--all"), "also all images that no container needs"), YES)),
+    _volume("volume create", "make a volume", "[NAME]", 0, 1, flags=(
+        Flag(("--label",), "a label", LIST, "NAME[=VALUE]"),)),
+    _volume("volume ls", "list volumes", flags=(
+        Flag(("-q", "--quiet"), "names alone"), FORMAT,
+        Flag(("-f", "--filter"), "name=TEXT, label=KEY[=VALUE], dangling=true", LIST, "KEY=VALUE"))),
+    _volume("volume inspect", "all that is known of volumes, as JSON", "NAME...", 1, None, flags=(ONE_FORMAT,)),
+    _volume("volume rm", "remove volumes with all that is on them", "NAME...", 1, None, flags=(
+        Flag(("-f", "--force"), "one that is not there is no failure"),)),
+    _volume("volume prune", "remove volumes that nobody has named and no container uses", flags=(
+        Flag(("-a", "--all"), "also those with a name"), YES)),
     _changes("diff", "what a container has written over its image", "CONTAINER", 1, 1),
     _changes("commit", "make an image of a container", "CONTAINER [NAME]", 1, 2, flags=(
         Flag(("-a", "--author"), "who made it", TEXT, "TEXT"), Flag(("-m", "--message"), "what it is", TEXT, "TEXT"),
@@ -189,7 +203,7 @@ TABLE = (
     Entry(Command("version", "the version"), "cli", "version", needs_root=False),
 )  # fmt: skip
 COMMANDS = {entry.command.name: entry for entry in TABLE}
-GROUPS = {"buildx", "container", "image", "registry", "system"}  # first words of commands of two
+GROUPS = {"buildx", "container", "image", "registry", "system", "volume"}  # first words of commands of two
 VERBS = (
     "commit create diff exec export inspect kill logs pause port prune ps rename restart rm run start stats stop top"
 )
@@ -201,6 +215,7 @@ ALIASES = {  # docker's long forms
     "image ls": "images",
     "image list": "images",
     "image rm": "rmi",
+    "volume list": "volume ls",
     **{f"image {verb}": verb for verb in ("build", "history", "import", "load", "pull", "push", "save", "tag")},
 }
 ORCHESTRATES = "miniecs runs containers on several machines; try: miniecs --help"
@@ -220,7 +235,6 @@ ELSEWHERE = {  # what docker has and we do not, and what to do instead
     "stack": ORCHESTRATES,
     "swarm": ORCHESTRATES,
     "update": "try: minicontainer-runtime --root /run/minicontainer/runtime update ID",
-    "volume": "try: run --volume /a/directory:/in/the/container",
 }
 
 

@@ -16,11 +16,9 @@ from minicontainer.arguments import Parsed, UsageError
 from minicontainer.build import dockerfile, stages
 from minicontainer.containers import RUNNING, Container, Home
 from minicontainer.errors import Error, ImageNotFound
-from minicontainer.image import archives, changesets, layer_blobs, layers, overlays, snapshots, tar
+from minicontainer.image import archives, changesets, layer_blobs, layers, merged, snapshots, tar
 from minicontainer.image.archives import Reader
 from minicontainer.image.store import Store
-from minicontainer.linux import syscalls
-from minicontainer.linux.flags import CLONE_NEWNS, MS_PRIVATE, MS_REC
 from minicontainer.oci.image import ContainerConfig, Descriptor, History, ImageConfig, Platform
 from minicontainer.oci.reference import Reference
 from minicontainer.runtime import operations
@@ -193,12 +191,12 @@ def _now() -> str:
 def export(home: Home, parsed: Parsed) -> int:
     """The container's files as an archive."""
     container = engine.inspect(home, parsed.words[0])
-    merged = [container.upper, *container.lowers]
+    stacked = [container.upper, *container.lowers]
     if parsed.output:
         half = f"{parsed.output}.{os.getpid()}.new"
         try:
             with open(half, "xb") as file:
-                _write_merged(merged, file.fileno())
+                merged.write(stacked, file.fileno())
             os.rename(half, parsed.output)
         finally:
             if os.path.exists(half):
@@ -206,7 +204,7 @@ def export(home: Home, parsed: Parsed) -> int:
         return 0
     if sys.stdout.isatty():
         raise UsageError("an archive does not belong on a terminal; try: minicontainer export --output FILE")
-    _write_merged(merged, 1)
+    merged.write(stacked, 1)
     return 0
 
 
@@ -224,7 +222,7 @@ def unpack(home: Home, parsed: Parsed) -> int:
             lowers = _unpacked(f"{half}.layers", store, tag, parsed.platform)
         else:
             lowers = _unpacked(home.data, engine.open_store(home), name, parsed.platform)
-        _copy_merged(lowers, half)
+        merged.copy(lowers, half)
         os.rename(half, rootfs)
     finally:
         files.remove_tree(f"{half}.layers")
@@ -250,46 +248,3 @@ def _unpacked(data_root: str, store: Store, name: str, platform: str | None) -> 
     wanted = Platform.parse(platform) if platform else None
     manifest = store.manifest(store.resolve(name), wanted)
     return snapshots.unpack(data_root, store, manifest, store.config(manifest))
-
-
-def _copy_merged(lowers: Sequence[str], target: str) -> None:
-    reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as stream:
-        child = _fork_merged(lowers, writer)
-        os.close(writer)
-        try:
-            changesets.unpack(tar.members(stream), target)
-            while stream.read(CHUNK):
-                continue
-        finally:
-            stream.close()
-            _end(child)
-
-
-def _write_merged(lowers: Sequence[str], out: int) -> None:
-    _end(_fork_merged(lowers, out))
-
-
-def _fork_merged(lowers: Sequence[str], out: int) -> int:
-    """A process that sees the directories as one and writes that as an archive; the mount dies with it."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    try:
-        syscalls.unshare(CLONE_NEWNS)
-        syscalls.mount(None, "/", None, MS_REC | MS_PRIVATE)
-        top = overlays.mount_read_only(lowers)
-        with open(out, "wb", closefd=False) as file:
-            layers.diff(top, file)
-        os._exit(0)
-    except (Error, OSError) as error:
-        print(f"minicontainer: {error}", file=sys.stderr)
-    finally:
-        os._exit(1)
-
-
-def _end(child: int) -> None:
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code:
-        raise Error(f"the files could not all be read; the process that read them ended with {code}")

@@ -56,12 +56,16 @@ class PublishedPort(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """A path of the host. With `layers` (the topmost first) it is one in these, and what is written there is lost."""
+    """A path of the host: with a `name` that of a volume of ours, which `engine` finds.
+
+    With `layers` (the topmost first) it is a path in these, and what is written there is lost.
+    """
 
     source: str
     target: str
     read_only: bool = False
     layers: tuple[str, ...] = ()
+    name: str = ""
 
 
 class Ulimit(NamedTuple):

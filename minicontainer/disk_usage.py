@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from minicontainer import engine, reports
+from minicontainer import engine, reports, volumes
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.build import storage
 from minicontainer.bundle import label_filter
@@ -53,7 +53,7 @@ def usage(home: Home) -> list[Usage]:
     own = [record for record in kept if not record.shared]
     freed = sum(record.size for record in own)
     builds = Usage("Build Cache", len(kept), 0, freed, freed)
-    return [_of_images(home, held), _of_containers(held), builds]
+    return [_of_images(home, held), _of_containers(held), _of_volumes(home, held), builds]
 
 
 def _of_images(home: Home, held: list[Container]) -> Usage:
@@ -85,18 +85,24 @@ def _parts(home: Home, store: Store, entry: Descriptor) -> tuple[dict[str, int],
         config = manifest.config.digest
         for diff_id in store.config(manifest).diff_ids:
             directory = f"{home.data}/layers/{diff_id.replace(':', '/')}"
-            found[directory] = _disk_size(directory)
+            found[directory] = disk_size(directory)
     return found, config
 
 
 def _of_containers(held: list[Container]) -> Usage:
-    sizes = {container.id: _disk_size(container.upper) for container in held}
+    sizes = {container.id: disk_size(container.upper) for container in held}
     ended = [container.id for container in held if container.status not in (RUNNING, CREATED)]
     freed = sum(sizes[name] for name in ended)
     return Usage("Containers", len(held), len(held) - len(ended), sum(sizes.values()), freed)
 
 
-def _disk_size(directory: str) -> int:
+def _of_volumes(home: Home, held: list[Container]) -> Usage:
+    sizes = {one.name: disk_size(one.path) for one in volumes.all_of(home)}
+    unused = [size for name, size in sizes.items() if not volumes.users(held, name)]
+    return Usage("Local Volumes", len(sizes), len(sizes) - len(unused), sum(sizes.values()), sum(unused))
+
+
+def disk_size(directory: str) -> int:
     total = 0
     for parent, directories, names in os.walk(directory):
         for name in [*directories, *names]:
@@ -161,7 +167,7 @@ def system_df(home: Home, parsed: Parsed) -> int:
 
 def image_prune(home: Home, parsed: Parsed) -> int:
     what = "all images without at least one container associated to them" if parsed.all else "all dangling images"
-    if not _agreed(parsed.force, [what]):
+    if not agreed(parsed.force, [what]):
         return 0
     repaired(home)
     before = _total(home)
@@ -172,7 +178,7 @@ def image_prune(home: Home, parsed: Parsed) -> int:
 
 def system_prune(home: Home, parsed: Parsed) -> int:
     every = "all images without at least one container associated to them" if parsed.all else "all dangling images"
-    if not _agreed(parsed.force, ["all stopped containers", every, "unused build cache"]):
+    if not agreed(parsed.force, ["all stopped containers", every, "unused build cache"]):
         return 0
     engine.repair(home)
     repaired(home)
@@ -192,7 +198,7 @@ def _total(home: Home) -> int:
     return sum(one.size for one in usage(home))
 
 
-def _agreed(force: bool, what: list[str]) -> bool:
+def agreed(force: bool, what: list[str]) -> bool:
     if force:
         return True
     sys.stdout.write("WARNING! This will remove:\n" + "".join(f"  - {one}\n" for one in what))

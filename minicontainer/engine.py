@@ -73,6 +73,10 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
         image_id, config, lowers = (
             ("", layers.image, layers.lowers) if layers else _image_of(home, store, options.image)
         )
+        if any(volume.name for volume in options.volumes):
+            from minicontainer import volumes  # why here: few containers have one
+
+            options = volumes.attach(home, options, lowers, list_containers(home))
         container_id = os.urandom(32).hex()
         place = home.container(container_id)
         container = Container(
@@ -100,7 +104,7 @@ def _check_sources(options: Options) -> None:
     Raises:
         Error: a volume would show them.
     """
-    for volume in options.volumes:
+    for volume in (one for one in options.volumes if not one.name):
         source = os.path.realpath(volume.source)
         for entry in procfs.mountinfo():
             if entry.fstype in ("proc", "sysfs") and os.path.commonpath((entry.target, source)) in (
@@ -113,9 +117,8 @@ def _check_sources(options: Options) -> None:
 
 def _init_program() -> str:
     """A small first process, for --init: static, so that it runs in every image."""
-    for path in INIT_PROGRAMS:
-        if os.access(path, os.X_OK):
-            return path
+    if found := [path for path in INIT_PROGRAMS if os.access(path, os.X_OK)]:
+        return found[0]
     raise Error("--init needs a program that is not installed; try: apt-get install tini")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 from minicontainer.arguments import UsageError
 from minicontainer.bundle import label_filter
-from minicontainer.containers import CREATED, EXITED, RUNNING, Container, Port
+from minicontainer.containers import CREATED, EXITED, RUNNING, Container, Port, Volume
 from minicontainer.logs import format_time
 
 CONTAINER_HEADS = {
@@ -92,7 +92,7 @@ def container_row(container: Container, now: float, whole: bool, paused: bool = 
         "State": PAUSED if paused else container.status,
         "Labels": ",".join(f"{name}={value}" for name, value in container.options.labels.items()),
         "Networks": container.options.network,
-        "Mounts": ",".join(volume.source for volume in container.options.volumes),
+        "Mounts": ",".join(volume.name or volume.source for volume in container.options.volumes),
     }
 
 
@@ -194,10 +194,7 @@ def container_json(container: Container, paused: bool = False) -> dict[str, Any]
             "StopSignal": container.stop_signal,
         },
         "HostConfig": _host_config(container),
-        "Mounts": [
-            {"Type": "bind", "Source": volume.source, "Destination": volume.target, "RW": not volume.read_only}
-            for volume in options.volumes
-        ],
+        "Mounts": [_mount(volume) for volume in options.volumes],
         "NetworkSettings": {
             "IPAddress": container.network.address,
             "IPPrefixLen": container.network.prefix,
@@ -214,6 +211,16 @@ def container_json(container: Container, paused: bool = False) -> dict[str, Any]
         "IDMapping": {"ContainerID": 0, "HostID": container.id_base, "Size": 65536}
         if options.userns != "host"
         else None,
+    }
+
+
+def _mount(volume: Volume) -> dict[str, Any]:
+    return {
+        "Type": "volume" if volume.name else "bind",
+        "Name": volume.name,
+        "Source": volume.source,
+        "Destination": volume.target,
+        "RW": not volume.read_only,
     }
 
 
@@ -234,7 +241,7 @@ def _host_config(container: Container) -> dict[str, Any]:
         "RestartPolicy": {"Name": options.restart.partition(":")[0]},
         "AutoRemove": options.remove,
         "CgroupParent": options.cgroup_parent,
-        "Binds": [f"{v.source}:{v.target}{':ro' if v.read_only else ''}" for v in options.volumes],
+        "Binds": [f"{v.name or v.source}:{v.target}{':ro' if v.read_only else ''}" for v in options.volumes],
     }
 
 

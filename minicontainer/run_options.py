@@ -21,7 +21,12 @@ FLAGS = (
     Flag(("--name",), "a name for the container", TEXT, "NAME"),
     Flag(("-e", "--env"), "set an environment variable", LIST, "NAME[=VALUE]"),
     Flag(("--env-file",), "read environment variables from a file", LIST, "FILE"),
-    Flag(("-v", "--volume"), "show a directory or file of the machine in the container", LIST, "SOURCE:TARGET[:ro]"),
+    Flag(
+        ("-v", "--volume"),
+        "show a path of the machine, or a volume by its name, in the container",
+        LIST,
+        "SOURCE:TARGET[:ro]",
+    ),
     Flag(("-p", "--publish"), "publish a port", LIST, "[[ADDRESS:]PORT:]PORT[/udp]"),
     Flag(("-P", "--publish-all"), "publish every port that the image exposes"),
     Flag(("--network", "--net"), "bridge, none or host", TEXT, "NETWORK"),
@@ -48,7 +53,7 @@ FLAGS = (
     Flag(("--cap-drop",), "drop a capability, or ALL", LIST, "NAME"),
     Flag(("--security-opt",), "no-new-privileges=false, seccomp=unconfined", LIST, "OPTION"),
     Flag(("--read-only",), "a root file system that cannot be written"),
-    Flag(("--mount",), "type=bind,src=DIR,dst=DIR[,ro], or type=tmpfs,dst=DIR", LIST, "KEY=VALUE,..."),
+    Flag(("--mount",), "type=bind|volume,src=SOURCE,dst=DIR[,ro], or type=tmpfs,dst=DIR", LIST, "KEY=VALUE,..."),
     Flag(("--tmpfs",), "a file system in memory", LIST, "PATH[:OPTIONS]"),
     Flag(("--shm-size",), "size of /dev/shm, 64m by default", TEXT, "BYTES[kmg]"),
     Flag(("--init",), "a small first process, tini, that reaps children and hands on signals"),
@@ -100,7 +105,7 @@ def options(parsed: Parsed, environ: Mapping[str, str] = os.environ) -> Options:
         volumes=(*map(volume, parsed.volume), *(one for one in map(mount, parsed.mount) if isinstance(one, Volume))),
         tmpfs=(*parsed.tmpfs, *(one for one in map(mount, parsed.mount) if isinstance(one, str))),
         shm_size=size("--shm-size", parsed.shm_size or "64m"),
-        labels=_pairs((*_lines(parsed.label_file), *parsed.label)),
+        labels=pairs((*_lines(parsed.label_file), *parsed.label)),
         memory=_optional_size("--memory", parsed.memory),
         memory_swap=_optional_size("--memory-swap", parsed.memory_swap),
         memory_reservation=_optional_size("--memory-reservation", parsed.memory_reservation),
@@ -123,7 +128,7 @@ def options(parsed: Parsed, environ: Mapping[str, str] = os.environ) -> Options:
         stop_timeout=_whole("--stop-timeout", parsed.stop_timeout or "10") or 0,
         dns=parsed.dns,
         dns_search=parsed.dns_search,
-        sysctls=_pairs(parsed.sysctl),
+        sysctls=pairs(parsed.sysctl),
         cpuset_cpus=parsed.cpuset_cpus or "",
         extra_hosts=tuple(extra_host(text) for text in parsed.add_host),
     )
@@ -154,36 +159,39 @@ def port(text: str) -> Port:
 
 
 def volume(text: str) -> Volume:
-    """SOURCE:TARGET[:ro|rw]; a source that begins with ./ is below the current directory."""
+    """SOURCE:TARGET[:ro|rw]; a source that begins with ./ is below the current directory, one without / is a name."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
     words = set(filter(None, mode.split(",")))
     if not source or not target or words - {"ro", "rw", "z", "Z", "rprivate", "private"}:
         raise UsageError(f"--volume {text!r}: SOURCE:TARGET[:ro] is expected, such as /srv/data:/data:ro")
+    if "/" not in source and source not in (".", "..", "~"):
+        return Volume(source="", target=target, read_only="ro" in words, name=source)
     if source.startswith((".", "~")):
         source = os.path.abspath(os.path.expanduser(source))
     return Volume(source=source, target=target, read_only="ro" in words)
 
 
 def mount(text: str) -> Volume | str:
-    """--mount type=bind,source=…,target=…[,readonly], or type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]"""
+    """--mount type=bind|volume,source=…,target=…[,readonly], or type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]"""
     given = {}
     for word in text.split(","):
         name, equals, value = word.partition("=")
         given[MOUNT_WORDS.get(name, name)] = value if equals else "true"
     kind, source, target = given.pop("type", "volume"), given.pop("source", ""), given.pop("target", "")
-    if kind == "volume":
-        raise UsageError(f"--mount {text!r}: named volumes are not built; try: type=bind,source=/a/directory,target=…")
-    known = {"bind": {"readonly", "bind-propagation"}, "tmpfs": {"tmpfs-size", "tmpfs-mode"}}.get(kind)
-    if known is None or set(given) - known or not target or bool(source) != (kind == "bind"):
-        raise UsageError(f"--mount {text!r}: type=bind,source=DIR,target=DIR[,readonly] or type=tmpfs,target=DIR[,"
-                         "tmpfs-size=BYTES][,tmpfs-mode=MODE] is expected")  # fmt: skip
+    known = {"bind": {"readonly", "bind-propagation"}, "volume": {"readonly"}, "tmpfs": {"tmpfs-size", "tmpfs-mode"}}
+    if kind not in known or set(given) - known[kind] or not target or bool(source) == (kind == "tmpfs"):
+        raise UsageError(f"--mount {text!r}: type=bind|volume,source=SOURCE,target=DIR[,readonly] or type=tmpfs,"
+                         "target=DIR[,tmpfs-size=BYTES][,tmpfs-mode=MODE] is expected")  # fmt: skip
     if kind == "tmpfs":
         said = [f"{name[6:]}={value}" for name, value in given.items()]
         return f"{target}:{','.join(said)}" if said else target
     if given.get("bind-propagation", "rprivate") not in ("rprivate", "private"):
         raise UsageError(f"--mount {text!r}: no mount of a container spreads; try: bind-propagation=rprivate")
-    return Volume(source=source, target=target, read_only=given.get("readonly", "false") in ("true", "1"))
+    read_only = given.get("readonly", "false") in ("true", "1")
+    if kind == "volume":
+        return Volume(source="", target=target, read_only=read_only, name=source)
+    return Volume(source=source, target=target, read_only=read_only)
 
 
 def ulimit(text: str) -> Ulimit:
@@ -225,7 +233,8 @@ def _lines(files: Iterable[str]) -> list[str]:
     return lines
 
 
-def _pairs(entries: Iterable[str]) -> dict[str, str]:
+def pairs(entries: Iterable[str]) -> dict[str, str]:
+    """NAME=VALUE of each."""
     return {name: value for name, _, value in (text.partition("=") for text in entries)}
 
 

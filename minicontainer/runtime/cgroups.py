@@ -291,7 +291,12 @@ def freeze(directories: Mapping[str, str], frozen: bool) -> None:
         directory, file, value = directories["freezer"], "freezer.state", "FROZEN" if frozen else "THAWED"
     else:
         raise Error("this host has no freezer cgroup controller, which pause needs")
-    write(f"{directory}/{file}", value)
+    try:
+        write(f"{directory}/{file}", value)
+    except OSError as error:
+        if frozen or error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return  # a signal has ended it, and its cgroup is gone
     for _ in range(1000):
         if is_frozen(directories) == frozen:
             return

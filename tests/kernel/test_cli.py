@@ -94,7 +94,7 @@ def test_streams_and_status_of_a_foreground_run(cli: Cli) -> None:
     [
         (("busybox", "/nonesuch"), 127, "/nonesuch"),
         (("busybox", "/etc/passwd"), 126, "/etc/passwd"),
-        (("-v", "relative:/x", "busybox"), 125, "named volumes are not built yet"),
+        (("-v", "-name:/x", "busybox"), 125, "is no name of a volume"),
         (("--memory", "lots", "busybox"), 125, "--memory 'lots': a size such as 512m"),
         (("--nmae", "x", "busybox"), 125, "unknown flag --nmae (did you mean --name?)"),
         ((), 125, "IMAGE [COMMAND [ARGUMENT...]] is missing"),

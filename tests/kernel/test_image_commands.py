@@ -136,7 +136,7 @@ def test_space_is_told_and_given_back(tmp_path: Path, monkeypatch: pytest.Monkey
     assert f"Deleted Containers:\n{ended}\n" in said
     assert "Untagged: busybox:latest" in said
     assert said.splitlines()[-1].startswith("Total reclaimed space: ")
-    assert [one.size for one in disk_usage.usage(home)] == [0, 0, 0]
+    assert [one.size for one in disk_usage.usage(home)] == [0, 0, 0, 0]
     with pytest.raises(Error, match="until=24h or label="):
         disk_usage.prune_images(home, False, ["size=3"])
 

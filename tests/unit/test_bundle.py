@@ -191,7 +191,7 @@ def test_security_options_are_honoured_or_refused_by_name() -> None:
         ({"restart": "sometimes"}, "restart policy 'sometimes' is not known"),
         ({"restart": "always:3"}, "restart policy 'always:3' is not known"),
         ({"restart": "always", "remove": True}, "--rm and --restart contradict"),
-        ({"volumes": (Volume("data", "/data"),)}, "volume data: named volumes are not built yet"),
+        ({"volumes": (Volume("data", "/data"),)}, "volume data: neither an absolute path nor a name"),
         ({"volumes": (Volume("/data", "data"),)}, "the path in the container must be absolute"),
         ({"volumes": (Volume("/proc", "/p"),)}, "/proc and /sys cannot be given"),
         ({"volumes": (Volume("/a", "/sys/fs"),)}, "/proc and /sys cannot be given"),

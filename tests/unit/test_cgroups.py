@@ -1,5 +1,7 @@
 """Where a cgroup is, for both versions."""
 
+from pathlib import Path
+
 import pytest
 
 from minicontainer.errors import Error
@@ -21,6 +23,14 @@ def test_relative_paths_are_below_the_caller_s_own_cgroup() -> None:
         "": "/c/unified/task/one",
     }
     assert cgroups.resolve(hybrid, "/task")["memory"] == "/c/memory/task"
+
+
+@pytest.mark.parametrize("kind", [cgroups.UNIFIED, "freezer"])
+def test_what_is_gone_need_not_be_thawed(tmp_path: Path, kind: str) -> None:
+    """SIGKILL ends what is frozen, and its supervisor may have taken the cgroup away before it is thawed."""
+    cgroups.freeze({kind: f"{tmp_path}/gone"}, False)
+    with pytest.raises(FileNotFoundError):
+        cgroups.freeze({kind: f"{tmp_path}/gone"}, True)
 
 
 def test_on_version_2_they_are_beside_it() -> None:

@@ -65,7 +65,7 @@ def test_nothing_at_all_is_answered_with_the_help_and_a_failure(capsys: pytest.C
     [
         (["rnu"], "minicontainer: unknown command rnu (did you mean run?); try: minicontainer --help\n"),
         (["--rot", "/x", "ps"], "minicontainer: minicontainer: unknown flag --rot (did you mean --root?)"),
-        (["volume", "ls"], "minicontainer: volume is not built: try: run --volume"),
+        (["network", "ls"], "minicontainer: network is not built: there is one bridge"),
         (["run", "--privileged", "x"], "minicontainer: run: --privileged is not built: try: --cap-add"),
         (["container", "lss"], "minicontainer: unknown command container lss"),
         (["stop"], "minicontainer: stop: CONTAINER... is missing; try: minicontainer stop --help\n"),

@@ -48,11 +48,12 @@ MINICONTAINER = {
         "reports",
         "runtime/ cgroups checks init notify systemd",
         "network/ bridge slirp",
-        "image/ image_archives layer_blobs oci_layouts",
+        "image/ image_archives layer_blobs merged oci_layouts",
         "registry/ distribution server",
         "build/ checks options reasons run_mounts",
     ),
     5: (
+        "volumes",
         "runtime/ features idmaps states",
         "image/ layer_workers",
         "registry/ bars transfers",
@@ -87,7 +88,10 @@ MINICONTAINER = {
         "container_commands disk_usage",
         "build/ context_sources copies",
     ),
-    12: ("build/ runs",),
+    12: (
+        "volume_commands",
+        "build/ runs",
+    ),
     13: ("build/ steps",),
     14: (
         "cli",
@@ -143,14 +147,14 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 24_100, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 24_700, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
     "the OCI runtime": ("runtime.main", 7_300),
     "images and registries": ("image.images image.image_archives registry.server", 5_300),
-    "the engine": ("engine foreground spawner", 3_600),
+    "the engine": ("engine foreground spawner", 3_800),
     "the builder": ("build.builder", 5_000),
-    "the command line": ("", 3_200),
+    "the command line": ("", 3_400),
 }
 
 
