@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.full, pytest.mark.lab]
 
 ROOT = Path(__file__).parents[2]
 UNITS = {"manager": "miniecs-server", "worker1": "miniecs-agent", "worker2": "miniecs-agent"}
-PATIENCE = 60  # seconds
+PATIENCE = LABS / "5-things-break/patience"
 LISTENING = "ss -Hltn 'sport = :51678' | grep -c . || :"  # whether the agent answers its own machine
 SECONDS = 400.0
 
@@ -44,6 +44,12 @@ def cluster(lab: LightLab) -> Cluster:
 
 def main_pid(cluster: Cluster, machine: str) -> str:
     return cluster.says(machine, f"systemctl show --value -p MainPID {UNITS[machine]}")
+
+
+def be_patient(cluster: Cluster, seconds: int) -> None:
+    """The control plane waits for so long until it takes a silent instance for lost."""
+    cluster.says("manager", f"sh -s {seconds} <<'SH'\n{PATIENCE.read_text()}\nSH")
+    until(lambda: cluster.is_connected("worker1", "worker2"), seconds=SECONDS)
 
 
 def is_another(cluster: Cluster, machine: str, before: str) -> bool:
@@ -74,9 +80,7 @@ def test_provisioning_again_changes_nothing_and_restarts_nothing(cluster: Cluste
 
 def test_an_agent_that_is_stopped_started_and_killed_leaves_its_tasks_alone(cluster: Cluster) -> None:
     """systemd does it, with the tasks' processes beside the unit's cgroup: none of them is the unit's to end."""
-    patience = (LABS / "5-things-break/patience").read_text()
-    cluster.says("manager", f"sh -s {PATIENCE} <<'SH'\n{patience}\nSH")
-    until(lambda: cluster.is_connected("worker1", "worker2"), seconds=SECONDS)
+    be_patient(cluster, 600)
     cluster.define("steady", command=["sleep", "88001"])
     tasks = cluster.serve("steady", 2)
     running = {name: cluster.processes(name, "sleep 88001") for name in ("worker1", "worker2")}
@@ -93,6 +97,7 @@ def test_an_agent_that_is_stopped_started_and_killed_leaves_its_tasks_alone(clus
 
 
 def test_a_power_cut_costs_its_tasks_a_new_place_and_the_machine_comes_back(cluster: Cluster) -> None:
+    be_patient(cluster, 20)
     lost = {task["taskArn"] for task in cluster.tasks("steady") if cluster.on(task) == "worker2"}
     assert len(lost) == 1
     cluster.lab.power("worker2", False)
