@@ -20,15 +20,20 @@ from vagrant.light_lab import DIRECTORY, PORT, Choices, Seen
 from vagrant.nodes import Node, nodes
 
 HERE = Path(__file__).parent
-# Out: the interface is down, and packets for the others do not go round by the network of the hypervisor's own.
+# Out: the interface is down, and packets for the others do not go round by the network of the hypervisor's own. What it
+# was called is written down: with it down, some machines take its address away, and give it back in their own time.
 CABLE = """
 set -e
-device=$(ip -4 -oneline address | sed -n 's|^[0-9]*: \\([^ ]*\\) .* {address}/.*|\\1|p')
+out=/run/lab-unplugged
+device=$(cat $out 2>/dev/null || ip -4 -oneline address | sed -n 's|^[0-9]*: \\([^ ]*\\) .* {address}/.*|\\1|p')
 [ -n "$device" ] || {{ echo "no interface has {address}" >&2; exit 1; }}
 if [ {plugged} = yes ]; then
     ip route del unreachable {network} 2>/dev/null || :
     ip link set "$device" up
+    ip address replace {address}/24 dev "$device"
+    rm -f $out
 else
+    echo "$device" >$out
     ip route replace unreachable {network}
     ip link set "$device" down
 fi
