@@ -7,6 +7,7 @@ seccomp_rule_add(3). Loading a compiled profile costs one read and one call; lib
 import errno
 import os
 import struct
+from contextlib import suppress
 
 from minicontainer import files
 from minicontainer.errors import Error
@@ -31,6 +32,7 @@ ARCHITECTURES = {
     "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
 }  # fmt: skip
 COMPARE = {"NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"}
+_INSTRUCTION = 8  # bytes: struct sock_filter
 _SOME_VERSION = "1"  # of what compile_profile makes: part of the digest
 
 # What a program in a container needs; everything else gets EPERM. From what docker's and podman's profiles allow
@@ -123,19 +125,19 @@ def default_profile() -> Seccomp:
 
 
 def program(profile: Seccomp, directory: str) -> bytes:
-    """The profile as BPF: from `directory` when it is there, else compiled and put there."""
+    """The profile as BPF: from `directory` when it is there, whole, else compiled and put there."""
     # Only a container with a profile needs a digest: 1 ms. `_sha256` of CPython alone would do, and is not public.
     import hashlib
 
     digest = hashlib.sha256(repr((_SOME_VERSION, os.uname().machine, profile)).encode()).hexdigest()
     path = f"{directory}/{digest}"
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        compiled = compile_profile(profile)
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        kept = file.read()
+        if kept and len(kept) % _INSTRUCTION == 0:
+            return kept
+    compiled = compile_profile(profile)
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    files.write(path, compiled)
+    files.write(path, compiled, durable=True)  # a power cut would leave it empty, and no container could be started
     return compiled
 
 

@@ -108,6 +108,10 @@ def test_a_power_cut_costs_its_tasks_a_new_place_and_the_machine_comes_back(clus
     until(lambda: cluster.is_connected("worker2"), cluster.instances, SECONDS)
     assert cluster.processes("worker2", "sleep 88001") == []
     assert len(cluster.processes("worker1", "sleep 88001")) == 2
+    worker2 = cluster.instances()["worker2"]["containerInstanceArn"]
+    (task,) = cluster.ecs.start_task(taskDefinition="steady", containerInstances=[worker2])["tasks"]
+    until(lambda: len(cluster.processes("worker2", "sleep 88001")) == 1, seconds=SECONDS)  # and it works as before
+    cluster.ecs.stop_task(task=task["taskArn"])
     cluster.ecs.delete_service(service="steady", force=True)
 
 

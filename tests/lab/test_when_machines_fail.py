@@ -1,6 +1,5 @@
 """What becomes of tasks when machines, cables, agents and the manager fail: each machine has a kernel to lose."""
 
-import time
 from datetime import datetime
 from typing import Any
 
@@ -10,8 +9,9 @@ from tests.lab.conftest import Cluster, names, until
 from vagrant.light_lab import Choices
 
 pytestmark = pytest.mark.lab
-# The promise is 6 s from the cut to the new task's start, on a real machine; under user-mode-linux a fork takes long.
-PLACED_WITHIN = 20.0
+# The promise is 6 s from the cut to the new place. Four are the silence that the control plane bears: it counts them in
+# ticks of its own, so they are four in a machine whose time is given to others, too. What is left is for the decision.
+DECIDED_WITHIN = 2.0
 
 
 def on(cluster: Cluster, tasks: list[Any], machine: str) -> list[Any]:
@@ -23,16 +23,17 @@ def test_a_power_cut_costs_its_tasks_a_new_place_and_nobody_runs_twice(cluster: 
     before = cluster.serve("power", 4)
     lost = on(cluster, before, "worker2")
     assert len(lost) == 2
-    cut = time.time()
     cluster.lab.power("worker2", False)
     until(lambda: not names(lost) & names(cluster.tasks("power")))
+    given_up = [cluster.stopped(arn) for arn in names(lost)]
+    assert all(task["stoppedReason"].endswith("no heartbeat for 4 s") for task in given_up)
     after = cluster.running("power", 4)
     assert {cluster.on(task) for task in after} == {"worker1"}
     new = [task for task in after if task["taskArn"] not in names(before)]
     assert len(new) == 2
     for task in new:
         created: datetime = task["createdAt"]
-        assert created.timestamp() - cut < PLACED_WITHIN
+        assert (created - min(one["stoppedAt"] for one in given_up)).total_seconds() < DECIDED_WITHIN
     assert names(before) - names(lost) <= names(after)  # the others noticed nothing
     cluster.lab.power("worker2", True)
     until(lambda: cluster.is_connected("worker2"))

@@ -1,6 +1,7 @@
 """The compiled profile, asked what it would do: by an interpreter of classic BPF here."""
 
 import errno
+import os
 import struct
 from pathlib import Path
 
@@ -115,10 +116,19 @@ def test_a_program_is_compiled_once(tmp_path: Path) -> None:
     compiled = seccomp.program(PROFILE, directory)
     (cached,) = (tmp_path / "cache").iterdir()
     assert cached.read_bytes() == compiled
-    cached.write_bytes(b"from the cache")
-    assert seccomp.program(PROFILE, directory) == b"from the cache"
+    cached.write_bytes(b"from the cache!!")
+    assert seccomp.program(PROFILE, directory) == b"from the cache!!"
     other = PROFILE._replace(default_errno_ret=errno.EACCES)
-    assert seccomp.program(other, directory) not in (compiled, b"from the cache")
+    assert seccomp.program(other, directory) not in (compiled, b"from the cache!!")
+
+
+@pytest.mark.parametrize("left", [0, 13], ids=["nothing", "a part"])
+def test_of_a_program_that_a_power_cut_left_in_part_another_is_compiled(left: int, tmp_path: Path) -> None:
+    directory = str(tmp_path / "cache")
+    compiled = seccomp.program(PROFILE, directory)
+    (cached,) = (tmp_path / "cache").iterdir()
+    os.truncate(cached, left)
+    assert seccomp.program(PROFILE, directory) == cached.read_bytes() == compiled
 
 
 def test_alternatives_on_one_argument_are_alternatives() -> None:
