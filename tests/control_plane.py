@@ -144,7 +144,12 @@ class PretendAgent:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()), daemon=True)
         self._thread.start()
-        eventually(lambda: self._connections)
+        eventually(lambda: self._connections and self._is_connected())
+
+    def _is_connected(self) -> bool:
+        """To the server's knowledge, too: before that it places nothing here."""
+        [instance] = self.ecs.describe_container_instances(containerInstances=[self.arn])["containerInstances"]
+        return bool(instance["agentConnected"])
 
     def register(self, cpu: int, memory: int, attributes: dict[str, str], **more: Any) -> str:
         zone = attributes.pop("zone", "")
