@@ -43,6 +43,7 @@ class Podman(NamedTuple):
         """Without what differs between any two runs and the runtime's own name; errors may come in any order."""
         text = re.sub(r"\b[0-9a-f]{64}\b", "ID", said.text)
         text = re.sub(r'time="[^"]*"', "TIME", text)
+        text = text.replace("error during container init: ", "")  # runc says so from 1.3 on
         text = re.sub(rf"({re.escape(rooms.OURS)}|minicontainer-runtime|runc)(: |\s)", "", text)
         return Said(said.status, "\n".join(sorted(text.splitlines())))
 
