@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import hypothesis
 import pytest
@@ -22,14 +23,17 @@ hypothesis.settings.load_profile("untimed")
 
 @pytest.fixture(scope="session", autouse=True)
 def no_trace() -> Iterator[None]:
-    """What a run makes outside its own directories goes with it: the runtime's sealed interpreter, skopeo's cache."""
-    sealed, cache = os.path.dirname(sealing.SEALED), "/var/lib/containers/cache"
-    made = [path for path in (sealed, cache, os.path.dirname(cache)) if not os.path.exists(path)]
+    """What a run makes outside its own directories goes with it: the runtime's sealed interpreter, skopeo's cache, and
+    the file by which podman's conmon tells its directory, which is /, that the kernel has killed for memory."""
+    sealed, cache, oom = os.path.dirname(sealing.SEALED), "/var/lib/containers/cache", "/oom"
+    made = [path for path in (sealed, cache, os.path.dirname(cache), oom) if not os.path.exists(path)]
     yield
     if sealed in made and os.geteuid() == 0:
         subprocess.run(["umount", "--lazy", sealing.SEALED], check=False, stderr=subprocess.DEVNULL)
     for path in made:
         shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
