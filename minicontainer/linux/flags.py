@@ -109,6 +109,9 @@ PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_LOWER = 3
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
+# inotify.h
+IN_MODIFY = 0x00000002
+
 # asm-generic/resource.h: the place in this list is the number
 RLIMITS = (
     "RLIMIT_CPU",

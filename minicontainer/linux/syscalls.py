@@ -362,6 +362,22 @@ def keyctl_join_session_keyring(name: str) -> None:
     _check(_keyctl(KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name)), name)
 
 
+# Files that change
+
+_inotify_init = _prototype("inotify_init1", c_int)
+_inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
+
+
+def inotify_init() -> int:
+    """inotify_init1(2): a descriptor that tells of the changes of files."""
+    return _check(_inotify_init(os.O_CLOEXEC), "inotify_init1")
+
+
+def inotify_add_watch(descriptor: int, path: str, mask: int) -> int:
+    """inotify_add_watch(2)"""
+    return _check(_inotify_add_watch(descriptor, os.fsencode(path), mask), path)
+
+
 # Scheduling
 
 _sched_setattr = _number("sched_setattr", c_int, c_void_p, c_uint)

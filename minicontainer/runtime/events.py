@@ -1,20 +1,24 @@
 """Events: what a container uses and what happens to it, in runc's JSON, which its callers read.
 
 Stands on states and cgroups. Ruled by the kernel's admin-guide/cgroup-v1 and cgroup-v2.rst. The files are read when
-they are asked for; that a process was killed for its memory is seen by the kernel's count.
+they are asked for; the kernel wakes who waits when memory runs out, and its count says how many it has killed.
 """
 
 import os
+import select
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer.errors import Error
+from minicontainer.linux.flags import IN_MODIFY
+from minicontainer.linux.syscalls import inotify_add_watch, inotify_init
 from minicontainer.oci.runtime import State, Status
 from minicontainer.runtime import cgroups, operations, states
 from minicontainer.values import Any
 
-_LOOK = 0.1  # seconds between two looks at the count of kills
+# Version 1 wakes us before it kills: so long, in seconds, its count is looked at again and again.
+_AFTER, _LOOK = 2.0, 0.05
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 Event = dict[str, Any]
 
@@ -36,20 +40,54 @@ def stats(root: str, container_id: str) -> Event:
 def follow(root: str, container_id: str, interval: float) -> Iterator[Event]:
     """An event for each interval and for each kill, until the container has stopped."""
     current: State = operations.live(root, container_id, Status.CREATED, Status.RUNNING, Status.PAUSED)
-    kills, due = cgroups.oom_kills(current.cgroups), time.monotonic()
-    while True:
-        now = cgroups.oom_kills(current.cgroups)
-        yield from ({"type": "oom", "id": container_id} for _ in range(now - kills))
-        kills = max(now, kills)
-        try:
-            if states.state(root, container_id).status is Status.STOPPED:
+    with ExitStack() as opened:
+        process = opened.enter_context(_closed(os.pidfd_open(current.pid)))
+        memory = opened.enter_context(_closed(_memory(current.cgroups, opened)))
+        kills, due, awake = cgroups.oom_kills(current.cgroups), time.monotonic(), 0.0
+        waiter = select.poll()
+        for descriptor in (process, memory):
+            waiter.register(descriptor, select.POLLIN)  # -1, where there is nothing to be told of, is left out
+        while True:
+            now = cgroups.oom_kills(current.cgroups)
+            yield from ({"type": "oom", "id": container_id} for _ in range(now - kills))
+            kills = max(now, kills)
+            try:
+                if states.state(root, container_id).status is Status.STOPPED:
+                    return
+            except states.NoSuchContainer:
                 return
-        except states.NoSuchContainer:
-            return
-        if time.monotonic() >= due:
-            due += interval
-            yield stats(root, container_id)
-        time.sleep(min(_LOOK, max(due - time.monotonic(), 0)))
+            if time.monotonic() >= due:
+                due += interval
+                yield stats(root, container_id)
+            wake = min(due, time.monotonic() + _LOOK) if time.monotonic() < awake else due
+            if memory in dict(waiter.poll(max(wake - time.monotonic(), 0) * 1000)):
+                os.read(memory, 4096)
+                awake = time.monotonic() + _AFTER
+
+
+@contextmanager
+def _closed(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _memory(directories: Mapping[str, str], opened: ExitStack) -> int:
+    """A descriptor that can be read when memory runs out: cgroup-v1/memory.rst, 10. OOM Control; inotify(7)."""
+    if set(directories) == {cgroups.UNIFIED}:
+        descriptor = inotify_init()
+        with suppress(FileNotFoundError):  # the memory controller is not enabled here
+            inotify_add_watch(descriptor, f"{directories[cgroups.UNIFIED]}/memory.events", IN_MODIFY)
+        return descriptor
+    if "memory" not in directories:
+        return -1
+    descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+    control = os.open(f"{directories['memory']}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+    opened.callback(os.close, control)
+    cgroups.write(f"{directories['memory']}/cgroup.event_control", f"{descriptor} {control}")
+    return descriptor
 
 
 def usage(directories: Mapping[str, str]) -> Event:

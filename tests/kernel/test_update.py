@@ -200,6 +200,23 @@ def test_a_kill_for_memory_is_an_event_and_the_end_ends_it(tmp_path: Path) -> No
         assert told, "at least the first line"
 
 
+def test_a_kill_for_memory_is_told_when_it_happens_not_at_the_next_interval(tmp_path: Path) -> None:
+    def edit(config: Json) -> None:
+        config["linux"]["resources"]["memory"] = {"limit": 16 * MIB, "swap": 16 * MIB}
+
+    script = "until [ -e /go ]; do sleep .1; done; dd if=/dev/zero of=/dev/null bs=64M; exec sleep 100"
+    signal.alarm(120)  # rather than for ever
+    with Box(tmp_path, edit, "sh", "-c", script) as box:
+        told = events.follow(box.root, box.name, 3600)
+        assert next(told)["type"] == "stats"
+        (tmp_path / "rootfs/go").touch()
+        assert next(told) == {"type": "oom", "id": box.name}
+        operations.kill(box.root, box.name, signal.SIGKILL)
+        os.waitpid(box.made.pid, 0)
+        assert list(told) == []
+    signal.alarm(0)
+
+
 @pytest.mark.parametrize(("text", "found"), [("5s", 5.0), ("500ms", 0.5), ("1m", 60.0), ("1.5s", 1.5)])
 def test_an_interval(text: str, found: float) -> None:
     assert events.seconds(text) == found
