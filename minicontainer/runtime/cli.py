@@ -6,7 +6,7 @@ which its callers rely. Arguments are parsed by hand, each command imports what 
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from minicontainer.errors import CommandNotExecutable, CommandNotFound, Error
 from minicontainer.runtime.options import Command, Flag, Options, parse, root_of
@@ -14,6 +14,7 @@ from minicontainer.values import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from minicontainer.oci.runtime import Process, State
     from minicontainer.plan import Explain
@@ -158,6 +159,7 @@ def _make(options: Options, own: Options, explain: "Explain | None") -> "State":
         no_pivot=own.has("no-pivot"),
         no_new_keyring=own.has("no-new-keyring"),
         systemd=options.has("systemd-cgroup"),
+        readiness="NOTIFY_SOCKET" in os.environ,
         explain=explain,
     )
 
@@ -197,8 +199,18 @@ def _seal() -> None:
 def _start(options: Options, own: Options) -> int:
     from minicontainer.runtime import operations
 
-    operations.start(root_of(options), own.one(), _explain(options))
+    with _readiness(root_of(options), own.one(), detached=True):
+        operations.start(root_of(options), own.one(), _explain(options))
     return 0
+
+
+def _readiness(root: str, container_id: str, detached: bool) -> "AbstractContextManager[None]":
+    """Around a start: a caller with a NOTIFY_SOCKET hears when the container is ready."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return nullcontext()
+    from minicontainer.runtime import readiness  # few callers have one
+
+    return readiness.passed_on(root, container_id, detached)
 
 
 def _run(options: Options, own: Options) -> int:
@@ -207,7 +219,8 @@ def _run(options: Options, own: Options) -> int:
     from minicontainer.runtime import operations
 
     try:
-        operations.start(root_of(options), made.id, explain)
+        with _readiness(root_of(options), made.id, own.has("detach")):
+            operations.start(root_of(options), made.id, explain)
         if own.has("detach"):
             return 0
         status = _wait(made.pid)

@@ -62,6 +62,7 @@ class Caller(NamedTuple):
     no_pivot: bool = False
     no_new_keyring: bool = False
     systemd: bool = False  # its cgroup is a scope that systemd makes
+    readiness: bool = False  # it gets a NOTIFY_SOCKET
     parent_death_signal: int = 0
     explain: Explain | None = None
     born: Callable[[int], None] | None = None  # told the pid of the process before its program is there
@@ -110,6 +111,10 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     with ExitStack() as done, ExitStack() as undo, Descriptors() as opened:
         directory = states.claim(root, container_id)
         undo.callback(files.remove_tree, directory)
+        if caller.readiness:
+            from minicontainer.runtime import readiness  # few callers ask for it
+
+            spec = readiness.with_socket(spec, directory)
         found = cgroups.hierarchies()
         unit = ("", "")
         if caller.systemd:

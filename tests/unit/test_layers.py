@@ -60,7 +60,7 @@ MINICONTAINER = {
     ),
     6: (
         "rootless",
-        "runtime/ operations",
+        "runtime/ operations readiness",
         "image/ snapshots",
         "registry/ client",
     ),
