@@ -1,4 +1,5 @@
 # Which machines there are, from nodes.yaml and WORKERS, and whether this computer can carry them.
+require "resolv"
 require "socket"
 require "yaml"
 
@@ -35,9 +36,23 @@ module Machines
     machines.select { |machine| machine.autostart || provider_of(machine) }
   end
 
-  def of_nodes_yaml
-    rows = YAML.safe_load(File.read(File.join(__dir__, "nodes.yaml")))
-    rows.map { |row| Machine.new(**row.transform_keys(&:to_sym), autostart: false) }
+  def of_nodes_yaml(table = File.join(__dir__, "nodes.yaml"))
+    machines = []
+    YAML.safe_load(File.read(table)).each do |row|
+      machine = Machine.new(**row.transform_keys(&:to_sym), autostart: false)
+      wrong(table, machines, "it lacks #{machine.members.find { |name| machine[name].nil? }}") if machine.to_a.include?(nil)
+      wrong(table, machines, "#{machine.address} is no address") unless Resolv::IPv4::Regex.match?(machine.address)
+      other = machines.find { |one| one.name == machine.name || one.address == machine.address }
+      wrong(table, machines, "#{other.name} has its name or its address, #{machine.address}, too") if other
+      machines << machine
+    end
+    machines
+  rescue ArgumentError, NoMethodError, Psych::SyntaxError => e
+    wrong(table, machines, e.message.lines.first.chomp)
+  end
+
+  def wrong(table, machines, why)
+    refuse "#{File.basename(table)}, row #{machines.size + 1}: #{why}; try: a row as the others in #{table}"
   end
 
   def starting?(arguments)

@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,40 @@ def test_the_first_is_the_manager_and_workers_are_as_many_as_asked_for() -> None
 def test_more_or_fewer_workers_than_the_table_has_are_refused(workers: int) -> None:
     with pytest.raises(Error, match=f"{workers} workers: nodes.yaml lists 1 to 5"):
         nodes.nodes(workers)
+
+
+ROW = "- {name: a, address: 192.168.56.10, cpus: 1, memory: 512}\n"
+WRONG_TABLES = {  # a table: the row and what is said of it, by Python and by Ruby
+    ROW + ROW.replace("name: a", "name: b"): (2, "a has its name or its address, 192.168.56.10, too", ""),
+    ROW + ROW.replace(".10,", ".11,"): (2, "a has its name or its address, 192.168.56.11, too", ""),
+    ROW.replace("address", "adress"): (1, "got an unexpected keyword argument 'adress'", "unknown keywords: adress"),
+    ROW.replace(", memory: 512", ""): (1, "missing 1 required positional argument: 'memory'", "it lacks memory"),
+    ROW.replace(".10,", ".300,"): (1, "Octet 300 (> 255) not permitted", "192.168.56.300 is no address"),
+    "hello": (1, "vagrant.nodes.Node() argument after ** must be a mapping", "undefined method `each'"),
+    "- {": (1, "while parsing a flow node", "(<unknown>)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", WRONG_TABLES)
+def test_a_row_that_is_wrong_is_named(table: str, tmp_path: Path) -> None:
+    (tmp_path / "nodes.yaml").write_text(table)
+    row, said, _ = WRONG_TABLES[table]
+    with pytest.raises(Error) as caught:
+        nodes.nodes(1, tmp_path / "nodes.yaml")
+    assert str(caught.value).startswith(f"nodes.yaml, row {row}: {said}")
+    assert str(caught.value).endswith(f"; try: a row as the others in {tmp_path}/nodes.yaml")
+
+
+@pytest.mark.skipif(not shutil.which("ruby"), reason="needs Ruby: sudo apt-get install ruby")
+@pytest.mark.parametrize("table", WRONG_TABLES)
+def test_a_row_that_is_wrong_is_named_by_vagrant_too(table: str, tmp_path: Path) -> None:
+    (tmp_path / "nodes.yaml").write_text(table)
+    row, python, ruby = WRONG_TABLES[table]
+    code = f'Machines.of_nodes_yaml("{tmp_path}/nodes.yaml")'
+    done = subprocess.run(["ruby", f"-r{nodes.TABLE.parent}/machines", "-e", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"vagrant: nodes.yaml, row {row}: {ruby or python}")
+    assert done.stderr.endswith(f"; try: a row as the others in {tmp_path}/nodes.yaml\n")
 
 
 def test_every_machine_is_in_the_range_that_virtualbox_allows() -> None:
