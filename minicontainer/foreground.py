@@ -4,22 +4,18 @@ Stands between `engine` and `cli`. Ruled by termios(3), tty_ioctl(4), signal(7).
 person's own terminal: who has one can put words into its input (ioctl_tty(2), TIOCSTI).
 """
 
-import fcntl
 import os
-import select
 import signal
 import socket
-import termios
-import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import engine, supervisor
 from minicontainer.containers import Container, Home
 from minicontainer.errors import Error
-from minicontainer.oci.runtime import ConsoleSize
 from minicontainer.plan import Explain
 from minicontainer.supervisor import Started, Streams
+from minicontainer.terminal import drain, joined, relay, terminal_size
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -43,7 +39,7 @@ def start(home: Home, container: Container, explain: Explain | None = None) -> i
         undo.callback(started.channel.close)
         sources = {}
         if started.terminal is not None:
-            undo.enter_context(_terminal(started.terminal))
+            undo.enter_context(joined(started.terminal))
             writer = started.terminal if options.interactive else -1
         if options.interactive and writer >= 0:
             sources[0] = writer
@@ -101,7 +97,7 @@ def execute(
                 )
                 _, [master], _, _ = socket.recv_fds(ours, 4096, 1)
             undo.callback(os.close, master)
-            undo.enter_context(_terminal(master))
+            undo.enter_context(joined(master))
             sources = {master: 1, **({0: master} if interactive else {})}
         else:
             pipes = [os.pipe() for _ in range(3)]
@@ -127,84 +123,10 @@ def execute(
         return engine.exit_status(pid)
 
 
-def relay(sources: dict[int, int], until: int) -> Iterator[None]:
-    """Copy each source to its target; yield whenever `until` can be read. A source that ends closes a pipe it fed."""
-    poll = select.poll()
-    poll.register(until, select.POLLIN)
-    for source in sources:
-        poll.register(source, select.POLLIN)
-    while True:
-        for descriptor, _ in poll.poll():
-            if descriptor == until:
-                yield
-            elif not _copy(descriptor, sources[descriptor]):
-                poll.unregister(descriptor)
-                if descriptor == 0 and not os.isatty(sources[0]):
-                    _close(sources[0])
-
-
-def drain(sources: dict[int, int]) -> None:
-    """What was written before the end and is still on its way."""
-    poll = select.poll()
-    for source in sources:
-        poll.register(source, select.POLLIN)
-    while ready := poll.poll(0):
-        for descriptor, _ in ready:
-            if not _copy(descriptor, sources[descriptor]):
-                poll.unregister(descriptor)
-
-
-def _copy(source: int, target: int) -> bool:
-    """Copy what is there; false when no more will come."""
-    try:
-        data = os.read(source, 1 << 16)
-    except OSError:  # EIO: nobody has the other side of the terminal open any more
-        return False
-    try:
-        while data:
-            data = data[os.write(target, data) :]
-            if not data:
-                return True
-    except OSError:  # the reader has closed its end
-        return False
-    return False
-
-
 def _close(descriptor: int) -> None:
     if descriptor >= 0:
         with suppress(OSError):
             os.close(descriptor)
-
-
-def terminal_size() -> ConsoleSize | None:
-    """Of our terminal; the container's has it from its first moment, so that nothing is drawn twice."""
-    try:
-        width, height = os.get_terminal_size(0)
-    except OSError:  # not a terminal
-        return None
-    return ConsoleSize(height=height, width=width)
-
-
-@contextmanager
-def _terminal(master: int) -> Iterator[None]:
-    """Our terminal passes each key on as it is, and the container's has its size; it is restored at the end."""
-    if not os.isatty(0):
-        yield
-        return
-    before = termios.tcgetattr(0)
-
-    def resize(*_: object) -> None:
-        with suppress(OSError):
-            fcntl.ioctl(master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
-
-    was = signal.signal(signal.SIGWINCH, resize)
-    resize()
-    tty.setraw(0, termios.TCSADRAIN)  # not the default, which forgets what was typed since the container began
-    try:
-        yield
-    finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGWINCH, was)
 
 
 @contextmanager

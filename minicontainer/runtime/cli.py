@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from minicontainer.oci.runtime import Process, State
     from minicontainer.plan import Explain
+    from minicontainer.terminal import Receiver
 
 VERSION = "0.1.0"
 NAME = "minicontainer-runtime"
@@ -141,7 +142,7 @@ def _create(options: Options, own: Options) -> int:
     return 0
 
 
-def _make(options: Options, own: Options, explain: "Explain | None") -> "State":
+def _make(options: Options, own: Options, explain: "Explain | None", console: "Receiver | None" = None) -> "State":
     container_id = own.one()
     _seal()
     from minicontainer.runtime import creation
@@ -150,7 +151,7 @@ def _make(options: Options, own: Options, explain: "Explain | None") -> "State":
         root_of(options),
         container_id,
         own.text("bundle", "."),
-        console_socket=own.text("console-socket") or None,
+        console_socket=console.fileno() if console else own.text("console-socket") or None,
         pid_file=own.text("pid-file") or None,
         preserve_fds=own.number("preserve-fds"),
         listen_fds=_listen_fds(),
@@ -215,15 +216,18 @@ def _readiness(root: str, container_id: str, detached: bool) -> "AbstractContext
 
 def _run(options: Options, own: Options) -> int:
     explain = _explain(options)
-    made = _make(options, own, explain)
+    console = _own_terminal(own, lambda: _asks_for_terminal(own))
+    made = _make(options, own, explain, console)
     from minicontainer.runtime import operations
 
     try:
+        if console is not None:
+            console.take()
         with _readiness(root_of(options), made.id, own.has("detach")):
             operations.start(root_of(options), made.id, explain)
         if own.has("detach"):
             return 0
-        status = _wait(made.pid)
+        status = _wait(made.pid, console)
     except BaseException:
         operations.delete(root_of(options), made.id, force=True)
         raise
@@ -232,7 +236,22 @@ def _run(options: Options, own: Options) -> int:
     return status
 
 
-def _wait(pid: int) -> int:
+def _own_terminal(own: Options, asked: "Callable[[], bool]") -> "Receiver | None":
+    """Who calls from a terminal, and waits, is the other end of the container's; an engine has a socket for it."""
+    if own.has("detach") or own.text("console-socket") or not os.isatty(0) or not asked():
+        return None
+    from minicontainer.terminal import Receiver  # for people; engines start containers in a hurry
+
+    return Receiver()
+
+
+def _asks_for_terminal(own: Options) -> bool:
+    from minicontainer.runtime import states
+
+    return states.read_spec(f"{own.text('bundle', '.')}/{states.CONFIG}")[1].process.terminal
+
+
+def _wait(pid: int, console: "Receiver | None" = None) -> int:
     """Wait for a process of ours, and hand on to it the signals that come in the meantime."""
     import signal
 
@@ -241,6 +260,8 @@ def _wait(pid: int) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, hand_on)
+    if console is not None:
+        console.attend(pid)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code
 
@@ -297,11 +318,15 @@ def _exec(options: Options, own: Options) -> int:
     if not own.rest:
         raise Error("a container id is needed; try: exec ID COMMAND")
     container_id = own.rest[0]
+    process = _process(root_of(options), container_id, own)
+    console = _own_terminal(own, lambda: process.terminal)
+    if console is not None and process.console_size is None:
+        process = process._replace(console_size=console.size())
     pid = creation.execute(
         root_of(options),
         container_id,
-        _process(root_of(options), container_id, own),
-        console_socket=own.text("console-socket") or None,
+        process,
+        console_socket=console.fileno() if console else own.text("console-socket") or None,
         pid_file=own.text("pid-file") or None,
         preserve_fds=own.number("preserve-fds"),
         listen_fds=_listen_fds(),
@@ -311,7 +336,9 @@ def _exec(options: Options, own: Options) -> int:
         warn=lambda text: complain(options, text, "warning"),
         explain=_explain(options),
     )
-    return 0 if own.has("detach") else _wait(pid)
+    if console is not None:
+        console.take()
+    return 0 if own.has("detach") else _wait(pid, console)
 
 
 def _process(root: str, container_id: str, own: Options) -> "Process":

@@ -37,7 +37,7 @@ MINICONTAINER = {
         "build/ context",
     ),
     3: (
-        "bundle run_options",
+        "bundle run_options terminal",
         "runtime/ devices hooks program resources rootfs scheduling seccomp",
         "network/ iptables_rules nftables_rules ports",
         "image/ layers overlays store",
