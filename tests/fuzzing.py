@@ -12,7 +12,7 @@ import time
 import hypothesis
 import pytest
 
-EXAMPLES = "1000"  # in one go of one test
+EXAMPLES = "100"  # in one go of one test: some build images for each
 GROWTH = 200 << 20  # bytes that the process may have more at the end than after the first round: some are for reports
 
 
