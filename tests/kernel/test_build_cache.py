@@ -210,8 +210,9 @@ def test_a_build_that_is_killed_at_any_moment_leaves_a_cache_that_is_right(world
     )
     files: Files = {f"d/{number}": "x" * number for number in range(50)}
     world.put(files)
-    rng = random.Random(5)
-    for attempt, version in zip(range(8), children(text), strict=False):
+    points = int(os.environ.get("POINTS", "8"))  # others with POINTS=200
+    rng = random.Random(5 if points == 8 else os.urandom(8))
+    for attempt, version in zip(range(points), children(text), strict=False):
         (world.context / "Dockerfile").write_text(version)
         if (child := os.fork()) == 0:
             try:
