@@ -77,9 +77,9 @@ def launch(home: Home, container: Container, streams: Streams = Streams(), expla
             raise _failure(message)
         values = json_documents.loads(message[1:])
         return Started(_merged(container, values), ours, descriptors[0] if descriptors else None)
-    except BaseException:
-        while ours.recv(1 << 20):
-            continue  # until it is gone, and all it had is undone
+    except BaseException as error:
+        while isinstance(error, Error | OSError) and ours.recv(1 << 20):
+            continue  # until it is gone, and all it had is undone; not by Ctrl-C, for then it goes on
         ours.close()
         raise
 

@@ -201,13 +201,14 @@ def wanted(dockerfile: Dockerfile, stages: Sequence[Stage], target: str) -> tupl
     needed, pending = {goal.number}, [goal]
     while pending:
         stage = pending.pop()
-        for index in _needs(stages, stage) - needed:
+        for index in needs(stages, stage) - needed:
             needed.add(index)
             pending.append(stages[index])
     return tuple(stages[index] for index in sorted(needed))
 
 
-def _needs(stages: Sequence[Stage], stage: Stage) -> set[int]:
+def needs(stages: Sequence[Stage], stage: Stage) -> set[int]:
+    """The numbers of the stages that a stage begins with or takes something from."""
     names = [name for instruction in stage.instructions for name in _named(instruction)]
     named = [find(stages, name, stage.number) for name in names]
     needs = {other.number for other in named if other is not None}

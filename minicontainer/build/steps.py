@@ -34,16 +34,17 @@ def carry_out(bench: Workbench, instruction: Instruction, work: Work, step: Step
         () if plan.linked else work.diff_ids, {"instruction": instruction.keyword, **plan.inputs}
     )
     key = bench.cache.key(inputs)
-    layer = bench.cached(key) if how.use_cache else None
-    step.cached = layer is not None
-    reasons = build_reasons.Reasons(bench.home.data, how.slot)
-    if bench.request.explain:
-        step.output(f"{reasons.told(inputs, step.cached, how.use_cache)}\n".encode())
-    if layer is None:
-        with bench.changes(None if plan.linked else work) as overlay:
-            plan.make(overlay)
-            layer = bench.cache.commit(overlay.upper, bench.now(), how.keep_blob)
-        bench.cache.put(key, layer)
+    with bench.step_lock(key):
+        layer = bench.cached(key) if how.use_cache else None
+        step.cached = layer is not None
+        reasons = build_reasons.Reasons(bench.home.data, how.slot)
+        if bench.request.explain:
+            step.output(f"{reasons.told(inputs, step.cached, how.use_cache)}\n".encode())
+        if layer is None:
+            with bench.changes(None if plan.linked else work) as overlay:
+                plan.make(overlay)
+                layer = bench.cache.commit(overlay.upper, bench.now(), how.keep_blob)
+            bench.cache.put(key, layer)
     reasons.remember(key, inputs)
     bench.taken[key] = layer
     entry = History(

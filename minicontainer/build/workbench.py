@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -138,6 +138,11 @@ class Workbench:
                 self.cache.put(key, layer)
                 return layer
         return None
+
+    def step_lock(self, key: str) -> AbstractContextManager[int]:
+        """Two stages of this build, side by side, may have the same step: the second finds what the first has made."""
+        os.makedirs(f"{self.scratch}/locks", mode=0o700, exist_ok=True)
+        return files.lock(f"{self.scratch}/locks/{key}")
 
     def image(self, name: str, platform: Platform | None = None) -> Work:
         """An image of the store, or of another layout; pulled when it is not there, or when --pull was asked for."""

@@ -61,8 +61,8 @@ def unpacking(
         for directory, descriptor, diff_id in zip(directories, manifest.layers, config.diff_ids, strict=True)
         if not os.path.exists(directory)
     }
-    with ExitStack() as undo:
-        workers = undo.enter_context(layer_workers.Workers(store, len(missing), settings.limits(), progress))
+    workers = layer_workers.Workers(store, len(missing), settings.limits(), progress)
+    with ExitStack() as undo, workers:  # these end first: what is removed is not made again by who still unpacks
         locks = {directory: undo.enter_context(_layer_lock(directory)) for directory in sorted(missing)}
         for directory in list(missing):
             if os.path.exists(directory):  # another process has made it while we waited

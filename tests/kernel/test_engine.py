@@ -458,6 +458,24 @@ def test_logs_are_followed_until_the_end(home: Home) -> None:
 
 
 @pytest.mark.kernel("overlay")
+def test_ctrl_c_while_a_container_starts_does_not_wait_for_its_end(home: Home) -> None:
+    """The signal comes again until it was felt: Python drops what is raised while it collects an object."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    began = time.monotonic()
+    for moment in range(8):
+        one = engine.create(home, options("sleep", "300"))
+        signal.setitimer(signal.ITIMER_REAL, 0.002 + 0.02 * moment, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            engine.start_attached(home, one.id)
+            while True:
+                time.sleep(0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        engine.remove(home, one.id, force=True)
+    assert time.monotonic() - began < 250
+    eventually(lambda: leftovers(home) == [])
+
+
+@pytest.mark.kernel("overlay")
 def test_a_lot_of_output_comes_whole(home: Home) -> None:
     code, said = shell(home, f"i=0; while [ $i -lt 2000 ]; do echo $i-{'x' * 100}; i=$((i+1)); done")
     assert code == 0

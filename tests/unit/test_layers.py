@@ -42,7 +42,7 @@ MINICONTAINER = {
         "network/ iptables_rules nftables_rules ports",
         "image/ layers overlays store",
         "registry/ settings",
-        "build/ agent_socket copying stages",
+        "build/ agent_socket copying side_by_side stages",
     ),
     4: (
         "reports",
