@@ -321,6 +321,7 @@ def test_templates_are_filled_in_as_docker_does(cli: Cli) -> None:
 def test_what_is_paused_stands_still_and_stops_all_the_same(cli: Cli) -> None:
     cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sh", "-c",
             "trap 'exit 3' TERM; while :; do date +%N >/now; sleep 0.01; done")  # fmt: skip
+    cli.out("exec", "web", "sh", "-c", "until [ -s /now ]; do sleep 0.01; done")  # it goes on, and has its trap
     assert cli.out("pause", "web") == "web\n"
     assert "(Paused)" in cli.out("ps")
     assert cli.out("inspect", "-f", "{{.State.Status}} {{.State.Paused}} {{.State.Running}}", "web") == (
