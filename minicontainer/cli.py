@@ -155,7 +155,7 @@ TABLE = (
     _image("login", "remember the credentials of a registry", "[REGISTRY]", 0, 1, flags=(*CREDENTIALS, PLAIN)),
     _image("logout", "forget the credentials of a registry", "[REGISTRY]", 0, 1),
     _image("load", "read images from an archive (docker's or OCI's)", flags=(
-        Flag(("-i", "--input"), "from a file instead of stdin", TEXT, "FILE"), NO_PROGRESS)),
+        Flag(("-i", "--input"), "from a file instead of stdin", TEXT, "FILE"), PLATFORM, NO_PROGRESS)),
     _image("save", "write images to an archive", "IMAGE...", 1, None, flags=(
         Flag(("-o", "--output"), "to a file instead of stdout", TEXT, "FILE"),
         Flag(("--format",), "docker-archive, oci-archive or oci-dir", TEXT, "FORMAT"), PLATFORM)),

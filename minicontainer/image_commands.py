@@ -218,16 +218,16 @@ def _registry(parsed: Parsed) -> str:
 
 def load(home: Home, parsed: Parsed) -> int:
     repaired(home)
-    store = engine.open_store(home)
+    store, platform = engine.open_store(home), _platform(parsed.platform)
     if parsed.input and os.path.isdir(parsed.input):
-        names = oci_layouts.load(store, parsed.input)
+        names = oci_layouts.load(store, parsed.input, platform)
     elif parsed.input:
         with open(parsed.input, "rb") as file:
-            names = image_archives.load(store, file)
+            names = image_archives.load(store, file, platform)
     else:
         if sys.stdin.isatty():
             raise UsageError("an archive is expected on stdin; try: minicontainer load --input FILE")
-        names = image_archives.load(store, sys.stdin.buffer)
+        names = image_archives.load(store, sys.stdin.buffer, platform)
     for name in names:
         print(f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {_familiar(name)}")
     return 0

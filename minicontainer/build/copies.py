@@ -57,6 +57,7 @@ def plan(bench: Workbench, instruction: Instruction, work: Work, step: Step, ear
 
     def make(overlay: Overlay) -> None:
         def child() -> list[str]:
+            copying.load_zstd(taken, copy)
             bench.enter(overlay)
             return copying.place(taken, copy)
 

@@ -7,6 +7,7 @@ ADD; where that is silent, by what BuildKit does.
 
 import bz2  # noqa: F401  tarfile imports these when it meets such an archive, which is too late after chroot(2)
 import gzip  # noqa: F401
+import io
 import json
 import lzma
 import os
@@ -15,11 +16,12 @@ import tarfile
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn, cast
 
 from minicontainer.build import file_modes
 from minicontainer.build.context import Entry, Source, Tree
 from minicontainer.errors import Error
+from minicontainer.image.archives import decompressed
 from minicontainer.linux.flags import CLONE_NEWNS, MS_PRIVATE, MS_REC
 from minicontainer.linux.syscalls import mount, unshare
 
@@ -237,16 +239,27 @@ def _lookup(path: str, name: str) -> tuple[int, int, list[str]]:
 def _extract(tree: Tree, source: Source, destination: str, owner: Owner) -> bool:
     """Unpack a local archive, known by its content, into the destination; False when it is none."""
     with open(tree.open(source.entries[0]), "rb") as file:
-        if file.read(4) == ZSTD_MAGIC:
-            raise Error(f"{source.name}: zstd archives are not extracted yet; unpack it, or COPY it")
+        is_zstd = file.read(4) == ZSTD_MAGIC
         file.seek(0)
-        return unpack(file, source.name, destination, owner)
+        return unpack(file, source.name, destination, owner, is_zstd)
 
 
-def unpack(file: IO[bytes], name: str, destination: str, owner: Owner = Owner(0, 0)) -> bool:
+def load_zstd(taken: list[tuple[Tree, Source]], copy: Copy) -> None:
+    """Before chroot(2): a library that an archive needs cannot be loaded after it."""
+    for tree, source in taken if copy.extract else ():
+        if not source.is_directory and stat.S_ISREG(source.entries[0].mode):
+            with open(tree.open(source.entries[0]), "rb") as file:
+                if file.read(4) == ZSTD_MAGIC:
+                    decompressed(io.BytesIO(ZSTD_MAGIC))
+
+
+def unpack(file: IO[bytes], name: str, destination: str, owner: Owner = Owner(0, 0), is_zstd: bool = False) -> bool:
     """Unpack an archive into the destination, which is in the caller's root; False when it is none."""
     try:
-        archive = tarfile.open(fileobj=file, mode="r:*")
+        if is_zstd:
+            archive = tarfile.open(fileobj=cast(IO[bytes], decompressed(file)), mode="r|")
+        else:
+            archive = tarfile.open(fileobj=file, mode="r:*")
     except tarfile.TarError:
         return False
     with archive:

@@ -115,8 +115,8 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 # --- load ------------------------------------------------------------------------------------------------------------
 
 
-def load(store: Store, stream: Reader) -> list[str]:
-    """Read images into the store: their names, or digests where an image has none.
+def load(store: Store, stream: Reader, platform: Platform | None = None) -> list[str]:
+    """Read images into the store, or of those for several the one for a platform: their names, or else their digests.
 
     Raises:
         InvalidArchive: it holds no image, or less of one than it says; no image gets a name.
@@ -132,6 +132,8 @@ def load(store: Store, stream: Reader) -> list[str]:
             found = [_docker(store, entry, blobs, links) for entry in _entries(documents["manifest.json"])]
         else:
             raise InvalidArchive("this is no archive of images: it has neither index.json nor manifest.json")
+        if platform:
+            found = [(store.manifest_descriptor(descriptor, platform), names) for descriptor, names in found]
         for descriptor, names in found:
             for name in names or [""]:
                 store.tag(name, descriptor)

@@ -7,7 +7,7 @@ Above the store, which is such a layout itself. Ruled by image-spec, image-layou
 from minicontainer.errors import Error
 from minicontainer.image.store import DOCUMENT_LIMIT, Store
 from minicontainer.oci import image
-from minicontainer.oci.image import Descriptor, Index
+from minicontainer.oci.image import Descriptor, Index, Platform
 from minicontainer.oci.reference import Reference
 
 SCHEME = "oci-layout://"
@@ -33,15 +33,16 @@ def take(store: Store, name: str) -> Descriptor:
     return chosen._replace(annotations={})
 
 
-def load(store: Store, directory: str) -> list[str]:
-    """All images of a layout's directory into the store: their names, or digests where an image has none."""
+def load(store: Store, directory: str, platform: Platform | None = None) -> list[str]:
+    """All images of a layout's directory into the store, as `image_archives.load` has them: names, or else digests."""
     found = []
     with store.session():
         for entry in _entries(directory):
             _copy(store, directory, entry)
             name = entry.annotations.get(image.REF_NAME, "")
             full = str(Reference.parse(name)) if name else ""
-            found.append((full, entry._replace(annotations={})))
+            chosen = store.manifest_descriptor(entry, platform) if platform else entry
+            found.append((full, chosen._replace(annotations={})))
         for name, entry in found:
             store.tag(name, entry)
     return [name or entry.digest for name, entry in found]

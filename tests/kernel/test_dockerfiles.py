@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import zstandard
 
 from minicontainer.build import builder
 from minicontainer.build.builder import BuildError, Request
@@ -271,6 +272,10 @@ COPIES: dict[str, Case] = {
          "x/i": "f 640 5:6 by its content"},
         files={**SOME, "a.tar": archive("a.tar", f="tar"), "b.tgz": archive("b.tgz", g="tgz"),
                       "c.tar.bz2": archive("c.tar.bz2", h="bz2"), "named": archive("n.txz", i="by its content")},
+    ),
+    "an archive of zstd is unpacked, too": Case(
+        "FROM scratch\nADD a.tar.zst /x/", {"x": "d 755", "x/d": "d 755", "x/d/f": "f 640 5:6 zstd"},
+        files={"a.tar.zst": zstandard.compress(archive("a.tar", d__f="zstd"))},
     ),
     "what only looks like an archive is added as it is": Case(
         "FROM scratch\nADD a.tar a.txt /x/", {"x": "d 755", "x/a.tar": "f 644 no", "x/a.txt": "f 644 A"},

@@ -11,10 +11,11 @@ import pytest
 
 from minicontainer.containers import Home, home
 from minicontainer.errors import Error, ImageNotFound
-from minicontainer.image import image_archives
+from minicontainer.image import image_archives, oci_layouts
 from minicontainer.image.image_archives import InvalidArchive
 from minicontainer.image.store import Store
-from minicontainer.oci.image import ContainerConfig
+from minicontainer.oci.image import INDEX, ContainerConfig, Descriptor, ImageConfig, Index, Platform, encode
+from minicontainer.oci.image import LAYER as LAYER_TAR
 from tests import images
 
 CONFIG = ContainerConfig(cmd=("sh",), labels={"a": "b"})
@@ -91,6 +92,27 @@ def test_several_images_and_a_layer_that_they_share(place: Home, tmp_path: Path)
     images.put(place, "docker.io/library/db:1", CONFIG, LAYER)
     found = image_archives.load(other(tmp_path), io.BytesIO(saved(place, "web:1", "db:1")))
     assert found == ["docker.io/library/web:1", "docker.io/library/db:1"]
+
+
+@pytest.mark.parametrize("form", ["archive", "layout"])
+def test_of_an_image_for_several_platforms_one_is_loaded(tmp_path: Path, form: str) -> None:
+    store, target = Store(f"{tmp_path}/many"), other(tmp_path)
+    machines = [Platform(architecture="amd64", os="linux"), Platform(architecture="arm64", os="linux")]
+    layer = Descriptor(LAYER_TAR, *store.put(LAYER))
+    made = [store.put_image([layer], ImageConfig(one.architecture, diff_ids=(layer.digest,))) for one in machines]
+    digest, size = store.put(encode(Index(manifests=tuple(made))))
+    store.tag("docker.io/library/many:1", Descriptor(INDEX, digest, size))
+    if form == "archive":
+        out = io.BytesIO()
+        image_archives.save(store, ["many:1"], out)
+        image_archives.load(target, io.BytesIO(out.getvalue()), machines[1])
+    else:
+        oci_layouts.load(target, store.root, machines[1])
+    assert target.resolve("many:1").digest == made[1].digest
+    absent = Platform(architecture="s390x", os="linux")
+    with pytest.raises(Error, match="is not for linux/s390x; it is for linux/amd64, linux/arm64"):
+        oci_layouts.load(Store(f"{tmp_path}/none"), store.root, absent)
+    assert Store(f"{tmp_path}/none").names() == []
 
 
 def test_a_compressed_archive_is_read(place: Home, tmp_path: Path) -> None:
