@@ -200,6 +200,8 @@ TABLE = (
         Flag(("--tls-cert",), "a certificate: speak TLS", TEXT, "FILE"),
         Flag(("--tls-key",), "its key", TEXT, "FILE"))),
     _registry("registry user", "print a user's line for --users; the password comes from stdin", "NAME", 1, 1),
+    Entry(Command("info", "what there is here, and what this computer lets us do", flags=(ONE_FORMAT,)),
+          "machine", "info"),
     Entry(Command("version", "the version"), "cli", "version", needs_root=False),
 )  # fmt: skip
 COMMANDS = {entry.command.name: entry for entry in TABLE}
@@ -215,6 +217,7 @@ ALIASES = {  # docker's long forms
     "image ls": "images",
     "image list": "images",
     "image rm": "rmi",
+    "system info": "info",
     "volume list": "volume ls",
     **{f"image {verb}": verb for verb in ("build", "history", "import", "load", "pull", "push", "save", "tag")},
 }

@@ -318,6 +318,24 @@ def test_templates_are_filled_in_as_docker_does(cli: Cli) -> None:
 
 
 @pytest.mark.kernel("overlay")
+def test_info_counts_what_is_here_and_knows_the_computer(cli: Cli) -> None:
+    for name in ("runs", "stands"):
+        cli.out("run", "-d", "--name", name, "--network", "none", "busybox", "sleep", "60")
+    cli.out("create", "busybox")
+    cli.out("pause", "stands")
+    known = json.loads(cli.out("info", "--format", "json"))
+    assert [known[f"Containers{state}"] for state in ("", "Running", "Paused", "Stopped")] == [3, 1, 1, 1]
+    assert (known["Images"], known["RootDir"], known["Rootless"]) == (1, cli.home.data, False)
+    assert cli.out("system", "info", "-f", "{{.KernelVersion}} {{.NCPU}}").split() == [
+        os.uname().release,
+        str(len(os.sched_getaffinity(0))),
+    ]
+    said = cli.out("info")
+    assert "Containers: 3\n Running: 1\n Paused: 1\n" in said and "\nRootless: false\n" in said
+    cli.out("rm", "-f", "runs", "stands")
+
+
+@pytest.mark.kernel("overlay")
 def test_what_is_paused_stands_still_and_stops_all_the_same(cli: Cli) -> None:
     cli.out("run", "-d", "--name", "web", "--network", "none", "busybox", "sh", "-c",
             "trap 'exit 3' TERM; while :; do date +%N >/now; sleep 0.01; done")  # fmt: skip

@@ -80,7 +80,7 @@ MINICONTAINER = {
         "build/ shared_cache",
     ),
     10: (
-        "container_changes explain foreground image_commands spawner",
+        "container_changes explain foreground image_commands machine spawner",
         "runtime/ main",
         "build/ storage workbench",
     ),
