@@ -62,6 +62,21 @@ def lock(path: str, shared: bool = False) -> Iterator[int]:
         os.close(descriptor)
 
 
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the lock of a file; it dies with its holder. An absent file has none: flock(2)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def remove_tree(path: str) -> None:
     """Remove a directory and all below it, following no symbolic link; an absent one is no error."""
     with suppress(FileNotFoundError):

@@ -3,7 +3,6 @@
 Stands between the store with its registry and `engine`, which knows the containers that need an image.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
@@ -182,18 +181,7 @@ def repair(home: Home) -> str:
 
 
 def _is_being_made(home: Home, staging: str) -> bool:
-    """Whether somebody holds the layer's lock, which dies with its holder."""
-    try:
-        lock = os.open(f"{home.data}/layers/{staging.replace('-', '/')}/lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return files.is_locked(f"{home.data}/layers/{staging.replace('-', '/')}/lock")
 
 
 def _spelled(reference: str) -> str:

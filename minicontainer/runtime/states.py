@@ -4,7 +4,6 @@ Stands between `creation` and the files in ROOT/ID. Ruled by runtime-spec runtim
 made; whether it lives is asked of /proc, whether its program has begun of a lock, whether it is frozen of its cgroup.
 """
 
-import fcntl
 import os
 import time
 from contextlib import suppress
@@ -133,14 +132,7 @@ def _status(directory: str, recorded: State) -> Status:
 
 def _waits(directory: str) -> bool:
     """The first process holds a lock on the file for its last words until execve closes it: see `creation`."""
-    descriptor = os.open(f"{directory}/{ERROR}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return files.is_locked(f"{directory}/{ERROR}")
 
 
 def containers(root: str) -> list[State]:

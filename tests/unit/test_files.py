@@ -54,3 +54,12 @@ def test_a_tree_is_removed_and_what_a_symlink_names_is_not(tmp_path: Path) -> No
 
 def test_removing_an_absent_tree_is_no_error(tmp_path: Path) -> None:
     files.remove_tree(f"{tmp_path}/absent")
+
+
+def test_who_asks_whether_a_file_is_locked_changes_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    assert not files.is_locked(path)
+    assert not os.path.exists(path)
+    with files.lock(path):
+        assert files.is_locked(path)
+    assert not files.is_locked(path)
