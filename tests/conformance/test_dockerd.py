@@ -120,14 +120,10 @@ def test_a_container_is_what_it_is_with_runc(docker: Docker, name: str) -> None:
     docker.same(*ALIKE[name])
 
 
-@pytest.mark.parametrize("options", ["ro", "private", "rprivate", "slave", "rslave", "shared", "rshared"])
+@pytest.mark.parametrize("options", rooms.VOLUME_OPTIONS)
 def test_a_volume_of_any_propagation(docker: Docker, options: str) -> None:
-    volume = docker.room.directory / "volume"
-    docker.room.call(
-        "sh", "-c", f"mountpoint -q {volume} || mount --bind {volume} {volume}; mount --make-shared {volume}"
-    )
-    look = "grep ' /v ' /proc/self/mountinfo | cut -d' ' -f4-6,7 | sed 's/:[0-9]*//'; touch /v/x"
-    docker.same(_run("-v", f"{volume}:/v:{options}", "box", "sh", "-c", look))
+    volume = rooms.shared_volume(docker.room)
+    docker.same(_run("-v", f"{volume}:/v:{options}", "box", "sh", "-c", rooms.LOOK_AT_VOLUME))
 
 
 def test_a_life_with_exec_logs_pause_kill_and_stop(docker: Docker) -> None:

@@ -129,15 +129,10 @@ def test_a_container_is_what_it_is_with_runc(podman: Podman, name: str) -> None:
     podman.same(*ALIKE[name])
 
 
-@pytest.mark.parametrize("options", ["ro", "private", "rprivate", "shared", "rshared", "slave", "rslave",
-                                     "unbindable", "runbindable", "nosuid,noexec,nodev"])  # fmt: skip
+@pytest.mark.parametrize("options", [*rooms.VOLUME_OPTIONS, "unbindable", "runbindable", "nosuid,noexec,nodev"])
 def test_a_volume_of_any_propagation(podman: Podman, options: str) -> None:
-    volume = podman.room.directory / "volume"
-    podman.room.call(
-        "sh", "-c", f"mountpoint -q {volume} || mount --bind {volume} {volume}; mount --make-shared {volume}"
-    )
-    look = "grep ' /v ' /proc/self/mountinfo | cut -d' ' -f4-6,7 | sed 's/:[0-9]*//'; touch /v/x"
-    podman.same(_run("-v", f"{volume}:/v:{options}", "box", "sh", "-c", look))
+    volume = rooms.shared_volume(podman.room)
+    podman.same(_run("-v", f"{volume}:/v:{options}", "box", "sh", "-c", rooms.LOOK_AT_VOLUME))
 
 
 def test_limits_bind(podman: Podman) -> None:
