@@ -128,7 +128,7 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
         files.write(f"{directory}/{states.CONFIG}", text)
         undo.callback(remove_cgroups, state)
         if caller.systemd:
-            keeper = run(systemd.start(*unit, container_id, spec.linux.resources, found.version2), caller.explain)
+            keeper = run(systemd.start(*unit, container_id, spec, found.version2), caller.explain)
             done.callback(_end, keeper)
         if state.cgroups:
             run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)

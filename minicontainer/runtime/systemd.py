@@ -5,15 +5,16 @@ org.freedesktop.systemd1(5), systemd.scope(5), systemd.resource-control(5), and 
 parts are slice, prefix and name. systemd makes the scope and is told its limits; what goes on below is ours, Delegate=.
 """
 
+import ast
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from minicontainer.errors import Error
 from minicontainer.linux.dbus import Connection, DBusError
 from minicontainer.linux.processes import set_pdeathsig
-from minicontainer.oci.runtime import DeviceRule, Resources
+from minicontainer.oci.runtime import DeviceRule, Resources, Spec
 from minicontainer.plan import Plan, Step
 from minicontainer.runtime.devices import rules_of
 from minicontainer.runtime.resources import MAX, settings
@@ -32,6 +33,8 @@ _NUMBERS = {  # file of a controller: the property that says the same, a number
     "pids.max": "TasksMax",
 }  # fmt: skip
 _SETS = {"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}  # on version 2 alone
+_ANNOTATION = "org.systemd.property."  # and a property's name: what others want of the scope, as runc has it
+_TYPES = {"int16": "n", "uint16": "q", "int32": "i", "uint32": "u", "int64": "x", "uint64": "t", "double": "d"}
 Property = tuple[str, tuple[str, Any]]
 
 
@@ -56,7 +59,7 @@ def directory(parent: str, scope: str) -> str:
     return "/" + "/".join([*above, scope])
 
 
-def start(parent: str, scope: str, container_id: str, resources: Resources, version2: bool) -> Plan[int]:
+def start(parent: str, scope: str, container_id: str, spec: Spec, version2: bool) -> Plan[int]:
     """Have the scope made: the pid of a process that keeps it until the container's first one is there."""
     keeper = yield Step(keep, (), "systemd makes no scope without a process: this one waits in it, and then goes")
     given = [
@@ -67,8 +70,9 @@ def start(parent: str, scope: str, container_id: str, resources: Resources, vers
         ("DefaultDependencies", ("b", False)),
         ("CollectMode", ("s", "inactive-or-failed")),
         *((name, ("b", True)) for name in _accounting(version2)),
-        *properties(resources, version2),
-        *_devices(rules_of(resources)),
+        *properties(spec.linux.resources, version2),
+        *_devices(rules_of(spec.linux.resources)),
+        *annotated(spec.annotations),
     ]
     try:
         why = "a transient unit for the container: systemd makes its cgroup, and will not touch what is in it"
@@ -166,6 +170,42 @@ def properties(resources: Resources, version2: bool) -> list[Property]:
     if quota:
         found.append(("CPUQuotaPerSecUSec", ("t", _per_second(quota, int(period or 100_000)))))
     return found
+
+
+def annotated(annotations: Mapping[str, str]) -> Iterator[Property]:
+    """Properties that annotations ask for; their values are written as in GVariant's text format."""
+    for key, text in annotations.items():
+        if not key.startswith(_ANNOTATION):
+            continue
+        name = key.removeprefix(_ANNOTATION)
+        kind, value = _variant(key, text.strip())
+        if len(name) < 3 or not (name.isascii() and name.isalpha()):
+            raise Error(f"annotations.{key}: {name!r} is no property of systemd")
+        if name.endswith("Sec") and name[-4:-3].islower():  # as unit files have it; on the bus they are microseconds
+            if kind not in _TYPES.values():
+                raise Error(f"annotations.{key}: {text!r} is no number of seconds")
+            name, kind, value = f"{name[:-3]}USec", "t", int(value * 1_000_000)
+        yield name, (kind, value)
+
+
+def _variant(key: str, text: str) -> tuple[str, Any]:
+    word, _, rest = text.partition(" ")
+    try:
+        if text in ("true", "false"):
+            return "b", text == "true"
+        value = ast.literal_eval(rest if word in _TYPES else text)
+        if word in _TYPES and type(value) in (int, float):
+            return _TYPES[word], value
+        match value:
+            case str():
+                return "s", value
+            case int() if not isinstance(value, bool):
+                return "i", value
+            case [*words] if words and all(isinstance(one, str) for one in words):
+                return "as", words
+    except (ValueError, SyntaxError):
+        pass
+    raise Error(f"annotations.{key}: {text!r} is no value of a property; try: 'text', true, uint64 5 or ['a', 'b']")
 
 
 def _per_second(quota: str, period: int) -> int:

@@ -44,6 +44,7 @@ def _shown(*names: str) -> dict[str, str]:
 def box(tmp_path: Path) -> Iterator[Path]:
     def edit(config: Json) -> None:
         config["linux"]["cgroupsPath"] = "lab-one.slice:mc:box"
+        config["annotations"] = {"org.systemd.property.TimeoutStopSec": "7"}
         config["linux"]["resources"] |= {
             "memory": {"limit": 64 * MIB, "swap": 64 * MIB},
             "cpu": {"shares": 512, "quota": 25_000, "period": 50_000},
@@ -60,12 +61,14 @@ def test_systemd_knows_the_container_and_its_limits(box: Path) -> None:
     assert created.returncode == 0, created.stdout
     pid = json.loads(_call(box, "state", "box").stdout)["pid"]
     assert (PLACE / "cgroup.procs").read_text().split() == [str(pid)]  # who kept the scope is gone
-    assert _shown("Slice", "Delegate", "MemoryMax", "CPUQuotaPerSecUSec", "TasksMax", "DevicePolicy") == {
+    limits = ("MemoryMax", "CPUQuotaPerSecUSec", "TasksMax", "TimeoutStopUSec")
+    assert _shown("Slice", "Delegate", "DevicePolicy", *limits) == {
         "Slice": "lab-one.slice",
         "Delegate": "yes",
         "MemoryMax": str(64 * MIB),
         "CPUQuotaPerSecUSec": "500ms",
         "TasksMax": "33",
+        "TimeoutStopUSec": "7s",
         "DevicePolicy": "strict",
     }
     assert (PLACE / "cpu.max").read_text() == "25000 50000\n"

@@ -5,7 +5,7 @@ import pytest
 from minicontainer.errors import Error
 from minicontainer.oci.runtime import Resources, resources_from_json
 from minicontainer.runtime import systemd
-from minicontainer.runtime.systemd import directory, properties, unit_of
+from minicontainer.runtime.systemd import annotated, directory, properties, unit_of
 
 INFINITY = (1 << 64) - 1
 
@@ -88,6 +88,41 @@ def test_the_devices_of_every_container_are_systemds_list_too() -> None:
     (_, (_, allowed)) = kept[2]
     assert {("char-*", "m"), ("block-*", "m"), ("/dev/char/1:3", "rwm")} <= set(allowed)
     assert not any(access != "m" for name, access in allowed if name.endswith("-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "given"),
+    [
+        ("KillMode", "'none'", ("KillMode", ("s", "none"))),
+        ("After", "['a.service', 'b.service']", ("After", ("as", ["a.service", "b.service"]))),
+        ("SendSIGHUP", "true", ("SendSIGHUP", ("b", True))),
+        ("TasksMax", "uint64 7", ("TasksMax", ("t", 7))),
+        ("Nice", "-5", ("Nice", ("i", -5))),
+        ("TimeoutStopUSec", "uint64 2000000", ("TimeoutStopUSec", ("t", 2_000_000))),
+        ("TimeoutStopSec", "2", ("TimeoutStopUSec", ("t", 2_000_000))),
+        ("TimeoutStopSec", "double 1.5", ("TimeoutStopUSec", ("t", 1_500_000))),
+    ],
+)
+def test_an_annotation_is_a_property(name: str, text: str, given: object) -> None:
+    assert list(annotated({f"org.systemd.property.{name}": text, "org.other": "x"})) == [given]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("After", "a"),
+        ("A", "'x'"),
+        ("A-b", "'x'"),
+        ("After", "[1]"),
+        ("After", ""),
+        ("After", "1 + 1"),
+        ("After", "True"),
+        ("TimeoutStopSec", "'x'"),
+    ],
+)
+def test_an_annotation_that_is_no_property_is_named(name: str, text: str) -> None:
+    with pytest.raises(Error, match=rf"annotations.org.systemd.property.{name}: "):
+        list(annotated({f"org.systemd.property.{name}": text}))
 
 
 def test_a_host_without_systemd_is_said_as_runc_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
