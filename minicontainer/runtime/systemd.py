@@ -9,6 +9,7 @@ import ast
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from minicontainer.errors import Error
@@ -190,7 +191,7 @@ def annotated(annotations: Mapping[str, str]) -> Iterator[Property]:
 
 def _variant(key: str, text: str) -> tuple[str, Any]:
     word, _, rest = text.partition(" ")
-    try:
+    with suppress(ValueError, SyntaxError):
         if text in ("true", "false"):
             return "b", text == "true"
         value = ast.literal_eval(rest if word in _TYPES else text)
@@ -203,8 +204,6 @@ def _variant(key: str, text: str) -> tuple[str, Any]:
                 return "i", value
             case [*words] if words and all(isinstance(one, str) for one in words):
                 return "as", words
-    except (ValueError, SyntaxError):
-        pass
     raise Error(f"annotations.{key}: {text!r} is no value of a property; try: 'text', true, uint64 5 or ['a', 'b']")
 
 
