@@ -3,7 +3,6 @@
 Above `engine` and `build.storage`. Ruled by docker's commands of these names: their words, their output.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from minicontainer import engine, reports, volumes
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.build import storage
+from minicontainer.build.storage import disk_size
 from minicontainer.bundle import label_filter
 from minicontainer.containers import CREATED, RUNNING, Container, Home
 from minicontainer.errors import Error
@@ -100,15 +100,6 @@ def _of_volumes(home: Home, held: list[Container]) -> Usage:
     sizes = {one.name: disk_size(one.path) for one in volumes.all_of(home)}
     unused = [size for name, size in sizes.items() if not volumes.users(held, name)]
     return Usage("Local Volumes", len(sizes), len(sizes) - len(unused), sum(sizes.values()), sum(unused))
-
-
-def disk_size(directory: str) -> int:
-    total = 0
-    for parent, directories, names in os.walk(directory):
-        for name in [*directories, *names]:
-            with suppress(FileNotFoundError):
-                total += os.lstat(f"{parent}/{name}").st_blocks * 512
-    return total
 
 
 # --- giving back -----------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from typing import Any
 
 from minicontainer import engine, files, reports, volumes
 from minicontainer.arguments import Parsed, UsageError
+from minicontainer.build.storage import disk_size
 from minicontainer.bundle import label_filter
 from minicontainer.containers import Container, Home
-from minicontainer.disk_usage import agreed, disk_size
+from minicontainer.disk_usage import agreed
 from minicontainer.errors import Error
 from minicontainer.logs import format_time
 from minicontainer.run_options import pairs

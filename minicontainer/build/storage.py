@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from minicontainer import engine, files
+from minicontainer import engine, files, reports
 from minicontainer.arguments import Parsed, UsageError
 from minicontainer.build import cache as build_cache
 from minicontainer.build import cache_mounts
@@ -46,11 +46,11 @@ def records(home: Home) -> list[Record]:
 def _step(home: Home, entry: Entry, needed: Iterable[str]) -> Record:
     diff_id = entry.layer.diff_id
     directory = snapshots.diff_directory(home.data, diff_id) if diff_id else ""
-    return Record("step", diff_id, _disk_size(directory), entry.used, diff_id in needed, partial(_unlink, entry.path))
+    return Record("step", diff_id, disk_size(directory), entry.used, diff_id in needed, partial(_unlink, entry.path))
 
 
 def _mount(cache: cache_mounts.CacheMount) -> Record:
-    size = _disk_size(cache.directory)
+    size = disk_size(cache.directory)
     return Record("mount", cache.id, size, cache.used, False, partial(cache_mounts.remove, cache))
 
 
@@ -68,7 +68,8 @@ def _unlink(path: str) -> bool:
     return True
 
 
-def _disk_size(directory: str) -> int:
+def disk_size(directory: str) -> int:
+    """The bytes of disk that a directory takes; none when there is none."""
     total = 0
     for parent, directories, names in os.walk(directory) if directory else ():
         for name in [*directories, *names]:
@@ -112,7 +113,7 @@ def builder(home: Home, parsed: Parsed) -> int:
             older = sum(_until(text) for text in parsed.filter)
             keep = size("--keep-storage", parsed.keep_storage or "0")
             count, freed = prune(home, everything=parsed.all, older=older, keep=keep)
-            print(f"removed {count} {'entry' if count == 1 else 'entries'}, {_human(freed)}")
+            print(f"removed {count} {'entry' if count == 1 else 'entries'}, {reports.size(freed)}")
         case "du":
             _print_usage(records(home))
         case word:
@@ -132,15 +133,7 @@ def _print_usage(found: list[Record]) -> None:
     for record in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.used))
         note = "shared with an image" if record.shared else ""
-        print(f"{record.kind:9}{_human(record.size):>9}  {used}  {record.name[:40]:40}  {note}".rstrip())
+        print(f"{record.kind:9}{reports.size(record.size):>9}  {used}  {record.name[:40]:40}  {note}".rstrip())
+    whole = sum(record.size for record in found)
     own = sum(record.size for record in found if not record.shared)
-    print(f"in all {_human(sum(record.size for record in found))}, of which {_human(own)} would be given back")
-
-
-def _human(count: int) -> str:
-    number = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    raise AssertionError("unreachable")
+    print(f"in all {reports.size(whole)}, of which {reports.size(own)} would be given back")

@@ -235,7 +235,7 @@ def test_a_cache_that_is_damaged_is_a_miss(world: World) -> None:
     text = "FROM base\nCOPY a /damaged\n"
     first = world.build(text, {"a": "1"}, build_args=EPOCH)
     for parent in ("steps", "reasons", "digests"):
-        for path in Path(world.home.data, "cache", "build", parent).iterdir():
+        for path in Path(world.home.data, "cache", "build").glob(f"{parent}/*"):  # of new files no digests are kept
             path.write_bytes(b"")
     again = world.build(text, build_args=EPOCH)
     assert (again.cached, again.digest) == (0, first.digest)
