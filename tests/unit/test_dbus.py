@@ -1,58 +1,94 @@
-"""The wire of D-Bus: what we send, and what systemd answered."""
+"""dbus: a program at the other end of a socket, which answers what systemd answered."""
 
-from typing import Any
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from minicontainer.linux.dbus import message, parsed, types
+from minicontainer.linux.dbus import Connection, DBusError
 
-PATH, INTERFACE = "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
+MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 ANSWER = (  # what systemd 252 answered to GetUnit("init.scope")
     b"l\2\1\1\x30\0\0\0\1\0\0\0\x37\0\0\0\5\1u\0\1\0\0\0\7\1s\0\x18\0\0\0org.freedesktop.systemd1\0\0\0\0\0\0\0\0"
     b"\x08\1g\0\1o\0\0\x2b\0\0\0/org/freedesktop/systemd1/unit/init_2escope\0"
 )
-words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=9)
-values = st.one_of(
-    st.tuples(st.just("s"), words),
-    st.tuples(st.just("b"), st.integers(0, 1)),
-    st.tuples(st.just("t"), st.integers(0, (1 << 64) - 1)),
-    st.tuples(st.just("au"), st.lists(st.integers(0, (1 << 32) - 1), max_size=3)),
-    st.tuples(st.just("ay"), st.lists(st.integers(0, 255), max_size=5)),
-    st.tuples(st.just("a(ss)"), st.lists(st.tuples(words, words), max_size=3)),
-    st.tuples(st.just("a{sv}"), st.lists(st.tuples(words, st.tuples(st.just("s"), words)), max_size=2)),
+SIGNAL = (  # /o of the interface o.o says Done, and a string
+    b"l\4\1\1\7\0\0\0\2\0\0\0\x37\0\0\0\1\1o\0\2\0\0\0/o\0\0\0\0\0\0\2\1s\0\3\0\0\0o.o\0\0\0\0\0\3\1s\0\4\0\0\0Done\0\0\0\0"
+    b"\x08\1g\0\1s\0\0\2\0\0\0ab\0"
+)
+REFUSAL = (  # the error o.No, which answers the first call
+    b"l\3\1\1\7\0\0\0\1\0\0\0\x1f\0\0\0\4\1s\0\4\0\0\0o.No\0\0\0\0\5\1u\0\1\0\0\0\x08\1g\0\1s\0\0\2\0\0\0no\0"
 )
 
 
-def test_an_answer_of_systemd_is_understood() -> None:
-    heard = parsed(ANSWER)
-    assert heard.values == ("/org/freedesktop/systemd1/unit/init_2escope",)
-    assert (heard.kind, heard.fields[5]) == (2, 1)
+def listening(path: Path, serve: Callable[[socket.socket], None]) -> threading.Thread:
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(str(path))
+    server.listen()
+
+    def accept() -> None:
+        with server, server.accept()[0] as peer:
+            serve(peer)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    return thread
 
 
-def test_a_call_is_laid_out_as_the_specification_says() -> None:
-    sent = message(1, PATH, INTERFACE, "GetUnit", "s", ("a",))
-    assert sent[:16] == b"l\1\0\1\6\0\0\0\1\0\0\0" + (len(sent) - 16 - 8 + 1).to_bytes(4, "little")
-    assert sent.endswith(b"\x08\1g\0\1s\0\0" + b"\1\0\0\0a\0")
-    assert len(sent) % 8 == 6  # the header is padded to 8, the body is not
+def test_a_call_is_laid_out_as_the_specification_says_and_its_answer_is_understood(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+
+    def systemd(peer: socket.socket) -> None:
+        heard.append(peer.recv(1 << 16))
+        peer.sendall(b"OK 1234\r\n")
+        heard.append(peer.recv(1 << 16))
+        peer.sendall(ANSWER[:9])
+        peer.sendall(ANSWER[9:])
+
+    thread = listening(tmp_path / "socket", systemd)
+    with Connection(str(tmp_path / "socket")) as connection:
+        assert connection.call(*MANAGER, "GetUnit", "s", "a") == ("/org/freedesktop/systemd1/unit/init_2escope",)
+    thread.join()
+    assert heard[0].startswith(b"\0AUTH EXTERNAL ") and heard[0].endswith(b"\r\nBEGIN\r\n")
+    sent = heard[1]
+    assert sent[:12] == b"l\1\0\1\6\0\0\0\1\0\0\0" and sent.endswith(b"\1\0\0\0a\0")
+    assert all(word in sent for word in (b"org.freedesktop.systemd1\0", b"GetUnit\0", MANAGER[0].encode()))
 
 
-@given(st.lists(st.tuples(words, values), max_size=4), words)
-def test_what_is_sent_is_what_is_heard(given: list[tuple[str, tuple[str, Any]]], name: str) -> None:
-    heard = parsed(message(7, PATH, INTERFACE, "Do", "ssa(sv)a(sa(sv))", (name, "replace", given, [])))
-    assert heard.values == (name, "replace", given, [])
-    assert (heard.fields[1], heard.fields[3], heard.fields[6]) == (PATH, "Do", "org.freedesktop.systemd1")
+def test_a_signal_that_comes_before_the_answer_is_kept(tmp_path: Path) -> None:
+    def systemd(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.sendall(b"OK 1234\r\n")
+        peer.recv(1 << 16)
+        peer.sendall(SIGNAL + ANSWER)
+
+    thread = listening(tmp_path / "socket", systemd)
+    with Connection(str(tmp_path / "socket")) as connection:
+        connection.call(*MANAGER, "GetUnit", "s", "a")
+        assert next(connection.signals("Done")) == ("ab",)
+    thread.join()
 
 
 @pytest.mark.parametrize(
-    ("signature", "parts"),
+    ("greeting", "answer", "error"),
     [
-        ("", []),
-        ("ssa(sv)a(sa(sv))", ["s", "s", "a(sv)", "a(sa(sv))"]),
-        ("uoss", list("uoss")),
-        ("sa{sv}as", ["s", "a{sv}", "as"]),
+        (b"OK 1\r\n", REFUSAL, "No: no"),
+        (b"OK 1\r\n", b"", "Disconnected: the connection was closed"),
+        (b"REJECTED EXTERNAL\r\n", b"", "AccessDenied: REJECTED EXTERNAL"),
+        (b"", b"", "Disconnected: the connection was closed"),
     ],
 )
-def test_a_signature_is_a_row_of_complete_types(signature: str, parts: list[str]) -> None:
-    assert list(types(signature)) == parts
+def test_a_peer_that_refuses_or_goes_is_told(tmp_path: Path, greeting: bytes, answer: bytes, error: str) -> None:
+    def systemd(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.sendall(greeting)
+        if greeting.startswith(b"OK"):
+            peer.recv(1 << 16)
+            peer.sendall(answer)
+
+    thread = listening(tmp_path / "socket", systemd)
+    with pytest.raises(DBusError, match=error), Connection(str(tmp_path / "socket")) as connection:
+        connection.call(*MANAGER, "Subscribe")
+    thread.join()

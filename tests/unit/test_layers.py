@@ -130,6 +130,7 @@ ONLY = {
     "ctypes": {"minicontainer.linux.syscalls", "minicontainer.linux.nftables", "minicontainer.linux.crypt"},
     "prctl": {"minicontainer.linux.processes"},
     "cgroupspy": {"minicontainer.runtime.cgroups"},
+    "jeepney": {"minicontainer.linux.dbus"},
     "pyseccomp": {"minicontainer.runtime.seccomp"},
     "pyroute2": {"miniecs.lab"},
     "sqlite3": {"miniecs.sqlite"},
