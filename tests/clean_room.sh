@@ -58,7 +58,8 @@ done
 list() {
     (cd "$room" && find . -xdev \( -path ./root/checkout -o -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \
         -o -path ./tmp -o -path ./usr -o -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./var/cache \
-        -o -path ./var/log -o -path ./etc -o -path ./var/lib/systemd \) -prune -o -print | sort)
+        -o -path ./var/log -o -path ./etc -o -path ./var/lib/systemd -o -path ./var/lib/python -o -path ./var/lib/gems \) \
+        -prune -o -print | sort)
 }
 list >"$room/root/checkout/.before"
 status=0
