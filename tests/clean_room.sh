@@ -20,7 +20,6 @@ if [ "${1:-}" = --inside ]; then
     mount --rbind /sys sys
     mount --rbind /dev dev
     mount -t tmpfs tmpfs run
-    mount -t tmpfs tmpfs tmp
     mkdir -p .old
     pivot_root . .old
     cd /
