@@ -130,6 +130,12 @@ TABLE = (
     _container("inspect", "all that is known of containers or images, as JSON", "NAME...", 1, None, flags=(
         ONE_FORMAT, Flag(("--type",), "container or image: only such", TEXT, "KIND"))),
     _container("port", "the published ports of a container", "CONTAINER [PORT[/PROTOCOL]]", 1, 2),
+    Entry(Command("cp", "copy files between a container and this computer; - is an archive",
+                  "CONTAINER:PATH PATH|-, or PATH|- CONTAINER:PATH", 2, 2, flags=(
+        Flag(("-a", "--archive"), "with the owners that they have"),
+        Flag(("-L", "--follow-link"), "what a link points to, when PATH is one"),
+        Flag(("-q", "--quiet"), "for docker's scripts: it shows no progress in any case"))),
+          "container_copies", "cp"),
     _container("top", "the processes of a container", "CONTAINER [OPTION OF PS...]", 1, None, rest=True),
     _container("stats", "what containers use", "[CONTAINER...]", 0, None,
                flags=(Flag(("--no-stream",), "once, not again and again"), FORMAT)),
@@ -207,7 +213,7 @@ TABLE = (
 COMMANDS = {entry.command.name: entry for entry in TABLE}
 GROUPS = {"buildx", "container", "image", "registry", "system", "volume"}  # first words of commands of two
 VERBS = (
-    "commit create diff exec export inspect kill logs pause port prune ps rename restart rm run start stats stop top"
+    "commit cp create diff exec export inspect kill logs pause port prune ps rename restart rm run start stats stop top"
 )
 ALIASES = {  # docker's long forms
     "buildx build": "build",

@@ -132,11 +132,17 @@ def test_the_life_of_a_person_s_containers(tmp_path: Path) -> None:
     assert person.said("exec", "one", "id", "-u") == "0\n"
     person.said("rm", "-f", "one")
     assert person.said("exec", "-u", "web", "two", "id", "-u") == "1000\n"
+    person.said("cp", "two:/etc/nsswitch.conf", "/home/person/copied")
+    assert os.stat(person.home / "copied").st_uid == UID
+    person.said("cp", "/home/person/copied", "two:/etc/back")
+    assert person.said("exec", "two", "stat", "-c", "%u", "/etc/back") == "0\n"
     attacks.eventually(lambda: person.said("logs", "two") == "hello\n")
     assert "two" in person.said("ps")
     supervisor = int(re.findall(r'"SupervisorPid": (\d+)', person.said("inspect", "two"))[0])
     os.kill(supervisor, 9)
     attacks.eventually(lambda: "Exited (137)" in person.said("ps", "-a"))
+    person.said("cp", "/home/person/copied", "two:/etc/later")
+    assert person.said("cp", "two:/etc/later", "/home/person/again") == ""
     assert person.said("start", "two") == "two\n"
     assert person.said("stop", "-t", "0", "two") == "two\n"
     assert person.said("rm", "two") == "two\n"

@@ -28,7 +28,7 @@ MINICONTAINER = {
         "build/ cache_mounts dockerfile live_view remotes",
     ),
     2: (
-        "containers logs templates",
+        "containers logs templates trees",
         "linux/ iptables nftables processes",
         "oci/ image runtime",
         "runtime/ sealing",
@@ -80,7 +80,7 @@ MINICONTAINER = {
         "build/ shared_cache",
     ),
     10: (
-        "container_changes explain foreground image_commands machine spawner",
+        "container_changes container_copies explain foreground image_commands machine spawner",
         "runtime/ main",
         "build/ storage workbench",
     ),
@@ -148,14 +148,14 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 24_700, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 25_300, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
     "the OCI runtime": ("runtime.main", 7_600),
     "images and registries": ("image.images image.image_archives registry.server", 5_300),
     "the engine": ("engine foreground spawner", 3_800),
     "the builder": ("build.builder", 5_000),
-    "the command line": ("", 3_400),
+    "the command line": ("", 3_950),
 }
 
 
