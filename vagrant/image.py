@@ -75,7 +75,8 @@ class Image:
             if self.full:
                 shutil.copy(root / "vmlinuz", new / "vmlinuz")
                 shutil.copy(root / "initrd.img", new / "initrd.img")
-            options = ["-E", "lazy_itable_init=1,lazy_journal_init=1", "-O", "^metadata_csum_seed,^orphan_file"]
+            # All is written now: what a machine would write later, in zeroes, user-mode-linux loses on a tmpfs.
+            options = ["-E", "lazy_itable_init=0,lazy_journal_init=0", "-O", "^metadata_csum_seed,^orphan_file"]
             _run(
                 ["mke2fs", "-q", "-t", "ext4", "-L", "lab", *options, "-d", root, new / "base.ext4", SIZE],
                 "no disk image",
