@@ -9,7 +9,7 @@ import fcntl
 import os
 import resource
 import signal as signals
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import files
@@ -176,13 +176,11 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
         caller.born(pid)
     opened.close(pipes.orders)
     opened.close(pipes.report)
-    with _last_words(link.report):
+    with _last_words(link.report, state.cgroups):
         run(settle(pid, spec, state, child.mapped, bound, link), caller.explain)
     said = _hear(link, pid, spec, state, caller)
-    if not said and cgroups.oom_kills(state.cgroups):
-        raise Error("container init was OOM-killed (memory limit too low?); try: a higher linux.resources.memory.limit")
     if said != init.READY:
-        raise told(said)
+        raise _reason(said, state.cgroups) or told(said)
     return pid
 
 
@@ -413,16 +411,27 @@ def _raise_limits(pid: int, limits: Iterable[Rlimit]) -> Plan[None]:
 
 
 @contextmanager
-def _last_words(report: int) -> Iterator[None]:
+def _last_words(report: int, new: Mapping[str, str] = {}) -> Iterator[None]:
     """A step of the creator fails when the child is dead: then the child's own reason is the one to tell."""
     try:
         yield
     except StepFailed:
         os.set_blocking(report, False)
+        said = b""
         with suppress(BlockingIOError):
-            if said := read_all(report):
-                raise told(said) from None
+            said = read_all(report)
+        if reason := _reason(said, new):
+            raise reason from None
         raise
+
+
+def _reason(said: bytes, new: Mapping[str, str]) -> Error | None:
+    """What a child died of, by its last words, or by the cgroups of a new container."""
+    if not said and cgroups.oom_kills(new):
+        return Error(
+            "container init was OOM-killed (memory limit too low?); try: a higher linux.resources.memory.limit"
+        )
+    return told(said) if said else None
 
 
 def _end(pid: int) -> None:
@@ -454,7 +463,10 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
     with ExitStack() as undo, Descriptors() as opened:
         pipes, link = _pipes(opened)
         child = _child(opened, root, process, spec, pipes, caller)
-        child = child._replace(affinity=_affinity(process))
+        if process.exec_cpu_affinity is not None:
+            from minicontainer.runtime import scheduling  # few processes ask for it
+
+            child = child._replace(affinity=scheduling.affinity(process.exec_cpu_affinity))
         joins = [_join_process(opened, current)]
         pid = run(clone(0, joins, _version2_descriptor(opened, current)), caller.explain)
         if pid == 0:
@@ -473,19 +485,6 @@ def execute(root: str, container_id: str, process: Process, **given: Any) -> int
             files.write(caller.pid_file, str(pid).encode(), mode=0o644)
         undo.pop_all()
     return pid
-
-
-def _affinity(process: Process) -> tuple[Step, ...]:
-    if process.exec_cpu_affinity is None:
-        return ()
-    from minicontainer.runtime import scheduling  # few processes ask for it
-
-    initial, final = process.exec_cpu_affinity
-    every = ",".join(map(str, os.sched_getaffinity(0)))
-    return (
-        Step(scheduling.run_on, (initial or every,), "the CPUs it runs on before it is in the container's cgroup"),
-        Step(scheduling.run_on, (final or initial or every,), "and those from then on"),
-    )
 
 
 def _join_process(opened: Descriptors, current: State) -> init.Join:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from minicontainer.errors import Error
 from minicontainer.linux.syscalls import ioprio_set, personality, sched_setattr
-from minicontainer.oci.runtime import IoPriority, Personality, Process, Scheduler
+from minicontainer.oci.runtime import CpuAffinity, IoPriority, Personality, Process, Scheduler
 from minicontainer.plan import Plan, Step
 
 POLICIES = {  # linux/sched.h
@@ -88,6 +88,16 @@ def cpus(text: str) -> set[int]:
             raise Error(f"process.execCPUAffinity: {text!r} is not a list of CPUs; try: 0-3,7")
         found.update(range(int(first), int(last or first) + 1))
     return found
+
+
+def affinity(asked: CpuAffinity) -> tuple[Step, ...]:
+    """Of a process that is to join a container: before it is in its cgroup, and from then on."""
+    initial, final = asked
+    every = ",".join(map(str, os.sched_getaffinity(0)))
+    return (
+        Step(run_on, (initial or every,), "the CPUs it runs on before it is in the container's cgroup"),
+        Step(run_on, (final or initial or every,), "and those from then on"),
+    )
 
 
 def run_on(text: str) -> None:

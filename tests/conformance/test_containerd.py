@@ -25,7 +25,7 @@ class Ctr(NamedTuple):
 
     def same(self, *commands: Command) -> list[Said]:
         """What each command says with us, which is what it says with runc."""
-        said = {name: [self._plain(self(*command)) for command in self._with(name, commands)] for name in RUNTIMES}
+        said = {name: [self._heard(command) for command in self._with(name, commands)] for name in RUNTIMES}
         assert said["ours"] == said["runc"]
         return said["ours"]
 
@@ -33,6 +33,13 @@ class Ctr(NamedTuple):
         binary = ("--runc-binary", RUNTIMES[runtime], "--runc-root", f"{self.room.directory}/{runtime}")
         for first, *rest in commands:
             yield (first, *binary, *rest) if first == "run" else (first, *rest)
+
+    def _heard(self, command: Command) -> Said:
+        """A container that has said nothing runs again: ctr may lose what a short one says, with runc as with us."""
+        said = self(*command)
+        if command[0] == "run" and not {"-d", "--detach"} & set(command) and said == Said(0, ""):
+            said = self(*command)
+        return self._plain(said)
 
     def _plain(self, said: Said) -> Said:
         text = re.sub(r"\b(runc )?create failed", "create failed", said.text)

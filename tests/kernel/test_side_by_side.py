@@ -4,12 +4,13 @@ import io
 import os
 import signal
 import time
+import traceback
 from pathlib import Path
 
 import pytest
 
 from minicontainer import engine
-from minicontainer.build import builder
+from minicontainer.build import builder, side_by_side
 from minicontainer.build.builder import Request
 from minicontainer.build.live_view import LiveView
 from minicontainer.build.progress import Progress
@@ -67,6 +68,8 @@ def test_stages_end_with_the_build(world: World, number: signal.Signals) -> None
             builder.build(world.home, Request(context=str(world.context), network="none"), Progress(io.StringIO()))
         except KeyboardInterrupt:
             os._exit(7)
+        except BaseException:  # noqa: BLE001 - the edge of a process
+            traceback.print_exc()
         finally:
             os._exit(8)
     deadline = time.monotonic() + 60
@@ -86,6 +89,19 @@ def test_stages_end_with_the_build(world: World, number: signal.Signals) -> None
         world.build("FROM base\nRUN touch /after\n")
     assert engine.list_containers(world.home) == []
     assert os.listdir(f"{world.home.data}/cache/build/work") == []
+
+
+def test_who_is_ended_in_the_middle_of_a_message_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    def half_a_message(teller: Progress) -> None:
+        assert isinstance(teller, side_by_side._Relay)
+        os.write(teller.pipe.fileno(), b"\0\0")
+        time.sleep(60)
+
+    with side_by_side.Crew(Progress(io.StringIO())) as crew:
+        crew.start(0, "", half_a_message)
+        [child] = crew.children.values()
+        time.sleep(0.3)
+    assert not os.path.exists(f"/proc/{child.pid}") and capsys.readouterr().err == ""
 
 
 @pytest.mark.kernel("overlay")
