@@ -64,6 +64,7 @@ def test_stages_end_with_the_build(world: World, number: signal.Signals) -> None
     text = MEET.replace("/m/b &&", "/m/c &&").replace("/m/a &&", "/m/c &&")  # nobody comes
     world.put({"Dockerfile": text.replace("id=meet", f"id=m{number}")})
     if (child := os.fork()) == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
         try:
             builder.build(world.home, Request(context=str(world.context), network="none"), Progress(io.StringIO()))
         except KeyboardInterrupt:
