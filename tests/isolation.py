@@ -1,6 +1,7 @@
 """A test's own world: a child with mount, network, ipc and uts namespaces, so that what it makes dies with it."""
 
 import ctypes
+import gc
 import os
 import shutil
 import sys
@@ -51,6 +52,7 @@ def run(test: Callable[[], None]) -> None:
         status = 1
         try:
             os.close(reader)
+            gc.freeze()  # what the parent left to be collected is not closed here, in the middle of a count
             _unshare()
             test()
             status = 0
