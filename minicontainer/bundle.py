@@ -4,6 +4,7 @@ Stands between `containers` (what was asked) and `runtime` (what runs). Ruled by
 conversion.md, runtime-spec config.md and config-linux.md, and passwd(5), group(5), resolv.conf(5), hosts(5).
 """
 
+import os
 from collections.abc import Iterable, Mapping
 
 from minicontainer.containers import ID_RANGE, Container, Options, Port, Volume
@@ -117,6 +118,25 @@ def ids_of(container: Container) -> tuple[IdMapping, ...]:
     return (IdMapping(0, 0, 1), IdMapping(1, 1, ID_RANGE - 1))
 
 
+def mounted(options: Options, image: ContainerConfig) -> Options:
+    """Also an anonymous volume for each that the image declares, unless something else is mounted there."""
+    volumes = [
+        one._replace(target=_clean(one.target), name=os.urandom(32).hex() if one.anonymous else one.name)
+        for one in options.volumes
+    ]
+    taken = {one.target for one in volumes} | {_clean(text.partition(":")[0]) for text in options.tmpfs}
+    for target in sorted({_clean(declared) for declared in image.volumes} - taken):
+        volume = Volume(source="", target=target, name=os.urandom(32).hex(), anonymous=True)
+        _check_volume(volume)
+        volumes.append(volume)
+    return options._replace(volumes=tuple(volumes))
+
+
+def _clean(path: str) -> str:
+    """As docker cleans it, and from the root: normpath leaves two slashes at the beginning (POSIX)."""
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
 def check(options: Options) -> None:
     """Refuse what cannot be before anything is made."""
     if options.network not in ("bridge", "none", "host"):
@@ -146,12 +166,11 @@ def check(options: Options) -> None:
 
 
 def _check_volume(volume: Volume) -> None:
-    if not volume.source.startswith("/") and not volume.layers and not volume.name:
+    if not volume.source.startswith("/") and not (volume.layers or volume.name or volume.anonymous):
         raise Error(f"volume {volume.source}: neither an absolute path nor a name; try: $PWD/{volume.source}")
-    if not volume.target.startswith("/"):
-        raise Error(
-            f"volume {volume.name or volume.source}:{volume.target}: the path in the container must be absolute"
-        )
+    if not volume.target.startswith("/") or _clean(volume.target) == "/":
+        what = f"{volume.name or volume.source}:{volume.target}".removeprefix(":")
+        raise Error(f"volume {what}: the path in the container must be absolute, and not / itself; try: /data")
     for place in (volume.target,) if volume.layers else (volume.source, volume.target):
         if any(place == top or place.startswith(f"{top}/") for top in ("/proc", "/sys")):
             raise Error(f"volume {volume.source}:{volume.target}: /proc and /sys cannot be given to a container")
@@ -346,9 +365,12 @@ def _etc(bundle: str, mapping: tuple[IdMapping, ...]) -> tuple[Mount, ...]:
 
 
 def _volumes(container: Container, mapping: tuple[IdMapping, ...]) -> tuple[Mount, ...]:
-    """A volume's owners are shown in the container's own range, as its layers are; read-only holds for all below it."""
+    """A volume's owners are shown in the container's own range, as its layers are; read-only holds for all below it.
+
+    What is mounted deeper comes later, so that nothing is hidden by what is above it.
+    """
     init = (Volume(container.init_program, INIT, read_only=True),) if container.init_program else ()
-    return tuple(
+    mounts = (
         Mount(
             destination=volume.target,
             type="bind",
@@ -359,6 +381,7 @@ def _volumes(container: Container, mapping: tuple[IdMapping, ...]) -> tuple[Moun
         )
         for number, volume in enumerate((*container.options.volumes, *init))
     )
+    return tuple(sorted(mounts, key=lambda mount: mount.destination.count("/")))
 
 
 def volume_place(container: Container, number: int) -> str:

@@ -125,7 +125,7 @@ TABLE = (
     _container("unpause", "let them go on", "CONTAINER...", 1, None),
     _container("rename", "give a container another name", "CONTAINER NAME", 2, 2),
     _container("rm", "remove containers", "CONTAINER...", 1, None, flags=(
-        FORCE, Flag(("-v", "--volumes"), "for docker's scripts: what a container wrote goes with it in any case"))),
+        FORCE, Flag(("-v", "--volumes"), "also the volumes that they have without a name"))),
     _container("wait", "wait for containers to end, and print their exit status", "CONTAINER...", 1, None),
     _container("inspect", "all that is known of containers or images, as JSON", "NAME...", 1, None, flags=(
         ONE_FORMAT, Flag(("--type",), "container or image: only such", TEXT, "KIND"))),

@@ -6,12 +6,12 @@ Stands between `cli` and `engine`.
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from minicontainer import engine, run_options
 from minicontainer.arguments import Parsed, UsageError
-from minicontainer.containers import CREATED, RUNNING, Container, Home
+from minicontainer.containers import CREATED, RUNNING, Container, Home, Options, Volume
 from minicontainer.containers import rename as rename_container
 from minicontainer.errors import ContainerNotFound, Error, ImageNotFound
 from minicontainer.linux import procfs
@@ -62,7 +62,7 @@ def _seal_for(home: Home, names: Sequence[str]) -> None:
 
 def _forget(home: Home, container: Container) -> None:
     try:
-        engine.remove(home, container.id, force=True)
+        engine.remove(home, container.id, force=True, volumes=True)
     except ContainerNotFound:
         return
 
@@ -74,6 +74,7 @@ def create(home: Home, parsed: Parsed) -> int:
 
 def _create(home: Home, parsed: Parsed) -> Container:
     options = run_options.options(parsed)
+    options = options._replace(volumes=(*options.volumes, *_volumes_from(home, parsed.volumes_from, options)))
     when = parsed.pull or "missing"
     if when not in ("missing", "always", "never"):
         raise UsageError(f"--pull {when!r}: missing, always or never is expected")
@@ -94,6 +95,21 @@ def _create(home: Home, parsed: Parsed) -> Container:
         with open(parsed.cidfile, "x", encoding="ascii") as file:
             file.write(container.id)
     return container
+
+
+def _volumes_from(home: Home, words: Sequence[str], options: Options) -> Iterator[Volume]:
+    """The volumes of other containers, unless the flags put something else there."""
+    taken = {volume.target for volume in options.volumes}
+    for name, colon, mode in (word.partition(":") for word in words):
+        if mode not in ("ro", "rw") and colon:
+            raise UsageError(f"--volumes-from {name}:{mode}: CONTAINER[:ro] is expected")
+        try:
+            other = engine.inspect(home, name)
+        except ContainerNotFound as error:
+            raise Error(f"--volumes-from: {error}") from None  # 125, as every flag of `run` that cannot be
+        for volume in other.options.volumes:
+            if volume.target not in taken:
+                yield volume._replace(anonymous=False, read_only=volume.read_only or mode == "ro")
 
 
 def _is_here(home: Home, image: str) -> bool:
@@ -177,7 +193,7 @@ def kill(home: Home, parsed: Parsed) -> int:
 
 
 def rm(home: Home, parsed: Parsed) -> int:
-    return _each(parsed, lambda name: engine.remove(home, name, force=parsed.force))
+    return _each(parsed, lambda name: engine.remove(home, name, parsed.force, parsed.volumes))
 
 
 def wait(home: Home, parsed: Parsed) -> int:

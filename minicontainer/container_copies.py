@@ -3,13 +3,13 @@
 Stands on `trees`, the two ends, and `engine`. The end in the container is a child in the mount and user namespace of
 the container: each name is resolved there, each file is the container's, and nothing of the host is in reach. It
 follows no magic link of /proc and loads nothing once it is there (CVE-2018-15664, CVE-2019-14271, CVE-2021-41089). Of a
-container that does not run, it sees the layers in an overlay of its own. Ruled by docker's `cp`.
+container that does not run, it sees the layers in an overlay of its own, with the volumes. Ruled by docker's `cp`.
 """
 
 import fcntl
 import os
-import posixpath
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,20 +17,26 @@ from typing import BinaryIO, NamedTuple, NoReturn, cast
 
 from minicontainer import engine, files, trees
 from minicontainer.arguments import Parsed, UsageError
-from minicontainer.containers import RUNNING, Container, Home
+from minicontainer.containers import RUNNING, Container, Home, Volume
 from minicontainer.errors import Error
 from minicontainer.image import archives, overlays
 from minicontainer.last_words import tell, told
 from minicontainer.linux import procfs, syscalls
 from minicontainer.linux.flags import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_RECURSIVE,
     CLONE_NEWNS,
     CLONE_NEWUSER,
+    MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     MS_REC,
+    OPEN_TREE_CLOEXEC,
+    OPEN_TREE_CLONE,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
 )
-from minicontainer.runtime import init
+from minicontainer.runtime import init, rootfs
 
 CHUNK = 1 << 20
 Act = Callable[[trees.Top, BinaryIO], None]
@@ -125,7 +131,7 @@ def _inside(home: Home, container: Container, path: str, act: Act, mode: str) ->
     report, words = os.pipe()
     ours, theirs = (reader, writer) if mode == "rb" else (writer, reader)
     with open(report, "rb") as said, open(ours, mode) as stream, _still(home, container) as container:
-        child = _enter(container, path)
+        child = _enter(container)
         if child == 0:
             os.close(report)
             os.close(ours)
@@ -159,14 +165,10 @@ def _still(home: Home, container: Container) -> Iterator[Container]:
         yield engine.inspect(home, container.id)
 
 
-def _enter(container: Container, path: str) -> int:
+def _enter(container: Container) -> int:
     """Fork into the container: 0 in the child."""
     sys.stdout.flush()
     if container.status != RUNNING:
-        for volume in container.options.volumes:
-            if posixpath.commonpath((volume.target, posixpath.normpath(path))) == volume.target:
-                where = f"{path} is in a volume, and {container.name} does not run"
-                raise Error(f"{where}; try: minicontainer start {container.name}")
         return os.fork()
     process = os.pidfd_open(container.pid)
     try:
@@ -180,19 +182,38 @@ def _enter(container: Container, path: str) -> int:
         os.close(process)
 
 
+def _assemble(container: Container) -> None:
+    """The root file system of a container that does not run, with its volumes, as the root of this process."""
+    syscalls.unshare(CLONE_NEWNS)
+    syscalls.mount(None, "/", None, MS_REC | MS_PRIVATE)
+    top = f"{container.bundle}/rootfs"
+    os.makedirs(top, exist_ok=True)
+    overlays.mount(container.lowers, container.upper, container.work, top, None)
+    volumes = sorted(container.options.volumes, key=lambda volume: volume.target.count("/"))  # as `bundle` mounts them
+    opened = [_open_volume(volume) for volume in volumes]
+    os.chroot(top)
+    os.chdir("/")
+    for volume, tree, directory in opened:
+        rootfs.attach(tree, volume.target, directory, "bind")
+        os.close(tree)
+
+
+def _open_volume(volume: Volume) -> tuple[Volume, int, bool]:
+    """The volume as a mount that has no name yet: a descriptor of it, and whether it is a directory."""
+    tree = syscalls.open_tree(AT_FDCWD, volume.source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE)
+    if volume.read_only:
+        syscalls.mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, MOUNT_ATTR_RDONLY)
+    return volume, tree, stat.S_ISDIR(os.fstat(tree).st_mode)
+
+
 def _do(container: Container, path: str, act: Act, descriptor: int, words: int) -> NoReturn:
     """The child's whole life."""
     try:
-        top = "/"
         if container.status != RUNNING:
-            syscalls.unshare(CLONE_NEWNS)
-            syscalls.mount(None, "/", None, MS_REC | MS_PRIVATE)
-            top = f"{container.bundle}/rootfs"
-            os.makedirs(top, exist_ok=True)
-            overlays.mount(container.lowers, container.upper, container.work, top, None)
+            _assemble(container)
         sys.meta_path.clear()  # no module is loaded from the container's files
         os.umask(0)
-        opened = os.open(top, trees.DIRECTORY)
+        opened = os.open("/", trees.DIRECTORY)
         mode = "wb" if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_WRONLY else "rb"
         with open(descriptor, mode) as stream:
             act(trees.Top(opened, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), cast(BinaryIO, stream))

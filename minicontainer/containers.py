@@ -34,6 +34,9 @@ class Home(NamedTuple):
     def container(self, container_id: str) -> str:
         return f"{self.data}/containers/{container_id}"
 
+    def volume(self, name: str) -> str:
+        return f"{self.data}/volumes/{name}"
+
     @property
     def runtime(self) -> str:
         return f"{self.run}/runtime"
@@ -56,7 +59,8 @@ class PublishedPort(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """A path of the host: with a `name` that of a volume of ours, which `engine` finds.
+    """A path of the host: with a `name` that of a volume of ours, which `engine` finds; an anonymous one is given its
+    name by `bundle.mounted`, and goes with its container.
 
     With `layers` (the topmost first) it is a path in these, and what is written there is lost.
     """
@@ -66,6 +70,7 @@ class Volume(NamedTuple):
     read_only: bool = False
     layers: tuple[str, ...] = ()
     name: str = ""
+    anonymous: bool = False
 
 
 class Ulimit(NamedTuple):
@@ -281,15 +286,32 @@ def alive(container: Container) -> bool:
     return bool(pid) and procfs.start_time(pid) == began
 
 
-def remove(place: Home, container: Container) -> None:
-    """Remove all files of a container: out of sight by one rename, so that a half-removed one is never seen."""
+def remove(place: Home, container: Container, volumes: bool = False) -> None:
+    """Remove all files of a container; with `volumes`, or if it is one that goes by itself, its anonymous ones, too."""
     container = container._replace(name=_new_name(place, container))
-    gone = f"{place.data}/removed/{container.id}"
-    os.makedirs(f"{place.data}/removed", mode=0o700, exist_ok=True)
-    with suppress(FileNotFoundError):
-        os.rename(place.container(container.id), gone)
+    gone = out_of_sight(place, place.container(container.id))
     release(place, container)
     files.remove_tree(gone)
+    for volume in container.options.volumes if volumes or container.options.remove else ():
+        if volume.anonymous and not _is_used(place, volume.name):
+            files.remove_tree(out_of_sight(place, place.volume(volume.name)))
+
+
+def out_of_sight(place: Home, path: str) -> str:
+    """Where a directory that is to be removed stands now: one rename, so that a half-removed one is never seen."""
+    gone = f"{place.data}/removed/{os.path.basename(path)}-{os.urandom(8).hex()}"
+    os.makedirs(f"{place.data}/removed", mode=0o700, exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.rename(path, gone)
+    return gone
+
+
+def _is_used(place: Home, volume: str) -> bool:
+    for container_id in ids(place):
+        with suppress(ContainerNotFound):  # half made, or removed meanwhile
+            if any(one.name == volume for one in read(place, container_id).options.volumes):
+                return True
+    return False
 
 
 # --- claims: a symbolic link is made or it is not, so that of two who want a thing one gets it --------------------

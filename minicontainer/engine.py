@@ -73,10 +73,8 @@ def create(home: Home, options: Options, layers: Layers | None = None) -> Contai
         image_id, config, lowers = (
             ("", layers.image, layers.lowers) if layers else _image_of(home, store, options.image)
         )
-        if any(volume.name for volume in options.volumes):
-            from minicontainer import volumes  # why here: few containers have one
-
-            options = volumes.attach(home, options, lowers, list_containers(home))
+        if not layers:
+            options = bundle.mounted(options, config)
         container_id = os.urandom(32).hex()
         place = home.container(container_id)
         container = Container(
@@ -104,13 +102,11 @@ def _check_sources(options: Options) -> None:
     Raises:
         Error: a volume would show them.
     """
-    for volume in (one for one in options.volumes if not one.name):
+    for volume in (one for one in options.volumes if one.source):
         source = os.path.realpath(volume.source)
         for entry in procfs.mountinfo():
-            if entry.fstype in ("proc", "sysfs") and os.path.commonpath((entry.target, source)) in (
-                entry.target,
-                source,
-            ):
+            both = (entry.target, source)
+            if entry.fstype in ("proc", "sysfs") and os.path.commonpath(both) in both:
                 what = f"volume {volume.source}:{volume.target} would show {entry.target}"
                 raise Error(f"{what}, which no container gets; try: a directory without it")
 
@@ -131,10 +127,15 @@ def _claim(home: Home, container: Container, config: ContainerConfig) -> Contain
         container = container._replace(id_base=containers.claim_ids(home, container.id))
         for directory in {f"{place}/rootfs", container.upper, container.work}:
             os.makedirs(directory, 0o755, exist_ok=True)
+        if any(volume.name for volume in container.options.volumes):
+            from minicontainer import volumes  # why here: few containers have one
+
+            attached = volumes.attach(home, container.options, container.lowers, list_containers(home))
+            container = container._replace(options=attached)
         files.write(f"{place}/image.json", json_documents.dumps(config.to_json()))
         return containers.write(home, container, was=CREATED)
     except BaseException:
-        containers.remove(home, container)
+        containers.remove(home, container, volumes=True)
         raise
 
 
@@ -319,8 +320,8 @@ def kill(home: Home, id: str, signal: int | str = "SIGKILL") -> None:
     operations.kill(home.runtime, container.id, signal_number(signal))
 
 
-def remove(home: Home, id: str, force: bool = False) -> None:
-    """Remove a container that has ended; with `force` also one that runs.
+def remove(home: Home, id: str, force: bool = False, volumes: bool = False) -> None:
+    """Remove a container that has ended, or with `force` runs; with `volumes` also those that it has without a name.
 
     Raises:
         Error: it runs.
@@ -336,7 +337,7 @@ def remove(home: Home, id: str, force: bool = False) -> None:
     elif containers.alive(container) and not _wait_for_end(container, 0.5):
         _mark_stopping(container)  # it is between two restarts
         _wait_for_end(container, 10)
-    containers.remove(home, container)
+    containers.remove(home, container, volumes)
 
 
 def exec(

@@ -67,7 +67,7 @@ def explain(home: Home, parsed: Parsed) -> int:
     try:
         supervisor.rehearse(home, container, shown, lambda bundle: show_bundle(bundle, shown))
     finally:
-        engine.remove(home, container.id, force=True)
+        engine.remove(home, container.id, force=True, volumes=True)
     return 0
 
 

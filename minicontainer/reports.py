@@ -241,7 +241,9 @@ def _host_config(container: Container) -> dict[str, Any]:
         "RestartPolicy": {"Name": options.restart.partition(":")[0]},
         "AutoRemove": options.remove,
         "CgroupParent": options.cgroup_parent,
-        "Binds": [f"{v.name or v.source}:{v.target}{':ro' if v.read_only else ''}" for v in options.volumes],
+        "Binds": [
+            f"{v.name or v.source}:{v.target}{':ro' if v.read_only else ''}" for v in options.volumes if not v.anonymous
+        ],
     }
 
 

@@ -23,9 +23,9 @@ FLAGS = (
     Flag(("--env-file",), "read environment variables from a file", LIST, "FILE"),
     Flag(
         ("-v", "--volume"),
-        "show a path of the machine, or a volume by its name, in the container",
+        "show a path of the machine, a volume by its name, or a new volume, in the container",
         LIST,
-        "SOURCE:TARGET[:ro]",
+        "[SOURCE:]TARGET[:ro]",
     ),
     Flag(("-p", "--publish"), "publish a port", LIST, "[[ADDRESS:]PORT:]PORT[/udp]"),
     Flag(("-P", "--publish-all"), "publish every port that the image exposes"),
@@ -54,6 +54,7 @@ FLAGS = (
     Flag(("--security-opt",), "no-new-privileges=false, seccomp=unconfined", LIST, "OPTION"),
     Flag(("--read-only",), "a root file system that cannot be written"),
     Flag(("--mount",), "type=bind|volume,src=SOURCE,dst=DIR[,ro], or type=tmpfs,dst=DIR", LIST, "KEY=VALUE,..."),
+    Flag(("--volumes-from",), "the volumes of another container", LIST, "CONTAINER[:ro]"),
     Flag(("--tmpfs",), "a file system in memory", LIST, "PATH[:OPTIONS]"),
     Flag(("--shm-size",), "size of /dev/shm, 64m by default", TEXT, "BYTES[kmg]"),
     Flag(("--init",), "a small first process, tini, that reaps children and hands on signals"),
@@ -77,7 +78,6 @@ ELSEWHERE = {  # what docker has and we do not, and what to do instead
     "--pid": "each container has its own process namespace",
     "--platform": "try: pull --platform first; this machine runs its own architecture alone",
     "--privileged": "try: --cap-add, --security-opt seccomp=unconfined or --userns host, whichever it is about",
-    "--volumes-from": "try: --volume with the same directory",
 }
 
 
@@ -159,7 +159,9 @@ def port(text: str) -> Port:
 
 
 def volume(text: str) -> Volume:
-    """SOURCE:TARGET[:ro|rw]; a source that begins with ./ is below the current directory, one without / is a name."""
+    """[SOURCE:]TARGET[:ro|rw]; a source that begins with ./ is below the current directory, one without / is a name."""
+    if text.startswith("/") and ":" not in text:
+        return Volume(source="", target=text, anonymous=True)
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
     words = set(filter(None, mode.split(",")))
@@ -180,7 +182,8 @@ def mount(text: str) -> Volume | str:
         given[MOUNT_WORDS.get(name, name)] = value if equals else "true"
     kind, source, target = given.pop("type", "volume"), given.pop("source", ""), given.pop("target", "")
     known = {"bind": {"readonly", "bind-propagation"}, "volume": {"readonly"}, "tmpfs": {"tmpfs-size", "tmpfs-mode"}}
-    if kind not in known or set(given) - known[kind] or not target or bool(source) == (kind == "tmpfs"):
+    misplaced = kind == "tmpfs" if source else kind == "bind"
+    if kind not in known or set(given) - known[kind] or not target or misplaced:
         raise UsageError(f"--mount {text!r}: type=bind|volume,source=SOURCE,target=DIR[,readonly] or type=tmpfs,"
                          "target=DIR[,tmpfs-size=BYTES][,tmpfs-mode=MODE] is expected")  # fmt: skip
     if kind == "tmpfs":
@@ -190,7 +193,7 @@ def mount(text: str) -> Volume | str:
         raise UsageError(f"--mount {text!r}: no mount of a container spreads; try: bind-propagation=rprivate")
     read_only = given.get("readonly", "false") in ("true", "1")
     if kind == "volume":
-        return Volume(source="", target=target, read_only=read_only, name=source)
+        return Volume(source="", target=target, read_only=read_only, name=source, anonymous=not source)
     return Volume(source=source, target=target, read_only=read_only)
 
 

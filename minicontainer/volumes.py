@@ -12,13 +12,14 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from minicontainer import files, json_documents
+from minicontainer import containers, files, json_documents
 from minicontainer.containers import Container, Home, Options, Volume
 from minicontainer.errors import Error
 from minicontainer.image import layers
 from minicontainer.values import NamedTuple
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+ANONYMOUS = "com.docker.volume.anonymous"  # docker's label for a volume that a container asked for without a name
 
 
 class NoVolume(Error):
@@ -50,7 +51,7 @@ def make(home: Home, name: str, labels: Mapping[str, str] = {}) -> Named:
     if not NAME.fullmatch(name):
         raise Error(f"{name!r} is no name of a volume; try: letters, digits, and _.-, or an absolute path")
     with _lock(home):
-        place = _place(home, name)
+        place = home.volume(name)
         if not os.path.exists(f"{place}/volume.json"):
             os.makedirs(place, mode=0o700, exist_ok=True)
             record = {"created": time.time(), "labels": dict(labels)}
@@ -69,7 +70,7 @@ def attach(home: Home, options: Options, lowers: Sequence[str], held: Collection
 
 def _filled(home: Home, volume: Volume, lowers: Sequence[str], held: Collection[Container]) -> Volume:
     """The volume with its directory, which gets what the image has there if it is empty and nobody else's."""
-    named = make(home, volume.name)
+    named = make(home, volume.name, {ANONYMOUS: ""} if volume.anonymous else {})
     found = next(filter(None, (layers.status_in(lower, _parts(volume.target)) for lower in lowers)), None)
     with _lock(home):
         if found and stat.S_ISDIR(found.st_mode) and not os.listdir(named.path) and not users(held, volume.name):
@@ -96,11 +97,11 @@ def find(home: Home, name: str) -> Named:
         NoVolume: there is none.
     """
     try:
-        with open(f"{_place(home, name)}/volume.json", "rb") as file:
+        with open(f"{home.volume(name)}/volume.json", "rb") as file:
             record = json_documents.loads(file.read())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise NoVolume(name) from None
-    return Named(name, f"{_place(home, name)}/data", record["created"], record["labels"])
+    return Named(name, f"{home.volume(name)}/data", record["created"], record["labels"])
 
 
 def all_of(home: Home) -> list[Named]:
@@ -109,7 +110,7 @@ def all_of(home: Home) -> list[Named]:
         names = sorted(os.listdir(f"{home.data}/volumes"))
     except FileNotFoundError:
         return []
-    return [find(home, name) for name in names if os.path.exists(f"{_place(home, name)}/volume.json")]
+    return [find(home, name) for name in names if os.path.exists(f"{home.volume(name)}/volume.json")]
 
 
 def users(held: Collection[Container], name: str) -> list[str]:
@@ -126,14 +127,7 @@ def remove(home: Home, name: str, held: Collection[Container]) -> None:
     find(home, name)
     if by := users(held, name):
         raise VolumeInUse(f"volume {name} is in use by {', '.join(by)}; try: minicontainer rm {' '.join(by)}")
-    gone = f"{home.data}/removed/volume-{os.urandom(8).hex()}"
-    os.makedirs(os.path.dirname(gone), mode=0o700, exist_ok=True)
-    os.rename(_place(home, name), gone)
-    files.remove_tree(gone)
-
-
-def _place(home: Home, name: str) -> str:
-    return f"{home.data}/volumes/{name}"
+    files.remove_tree(containers.out_of_sight(home, home.volume(name)))
 
 
 def _parts(path: str) -> tuple[bytes, ...]:

@@ -307,7 +307,7 @@ class _Runner:
             container = await self._call("create", options=wanted)
         except NameInUse:
             # An agent that was killed while it made this one: nothing of it has been started yet.
-            await self._call("remove", id=wanted.name, force=True)
+            await self._call("remove", id=wanted.name, force=True, volumes=True)
             container = await self._call("create", options=wanted)
         return transitions.created(self.record, name, container.id, self.tasks.clock())
 
@@ -411,7 +411,7 @@ class _Runner:
         await self.told.wait()
         await asyncio.sleep(self.tasks.instance.keep_stopped)
         for one in self.record.containers:
-            await self._give_back("remove", id=container_name(self.record.task, one.name), force=True)
+            await self._give_back("remove", id=container_name(self.record.task, one.name), force=True, volumes=True)
         files = f"{self.tasks.instance.volumes}/{self.record.task.id}"
         await asyncio.to_thread(shutil.rmtree, files, ignore_errors=True)
         self.tasks.end(self.record)

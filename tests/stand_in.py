@@ -97,7 +97,7 @@ class StandIn:
     async def _stop(self, id: str, timeout: float) -> None:
         self.end(self._find(id).name, 143)
 
-    async def _remove(self, id: str, force: bool) -> None:
+    async def _remove(self, id: str, force: bool, volumes: bool) -> None:
         del self.containers[self._find(id).name]
 
     async def _exec(self, id: str, command: tuple[str, ...]) -> int:

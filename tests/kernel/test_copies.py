@@ -183,7 +183,9 @@ def test_an_archive_on_stdin(home: Home, here: Path) -> None:
 
 def test_a_file_that_is_mounted_and_one_that_is_read_only(home: Home, here: Path) -> None:
     (here / "kept").mkdir()
-    copy = container(home, here, volumes=(Volume(str(here / "kept"), "/kept", read_only=True),))
+    (here / "free").mkdir()
+    free = Volume(str(here / "free"), "/kept/not/../../free")
+    copy = container(home, here, volumes=(Volume(str(here / "kept"), "/kept", read_only=True), free))
     (here / "hosts").write_text("127.0.0.1 me\n")
     copy.ok("hosts", "c:/etc/hosts")
     assert attacks.further(home, engine.inspect(home, copy.id), "cat", "/etc/hosts") == (0, "127.0.0.1 me\n")
@@ -191,7 +193,11 @@ def test_a_file_that_is_mounted_and_one_that_is_read_only(home: Home, here: Path
     assert said.status == 1 and "Read-only file system" in said.text
     engine.stop(home, copy.id, 0)
     said = copy("hosts", "c:/kept/hosts")
-    assert said.status == 1 and "is in a volume" in said.text and "minicontainer start" in said.text
+    assert said.status == 1 and "Read-only file system" in said.text
+    copy.ok("hosts", "c:/free/hosts")  # a volume of one that does not run
+    assert (here / "free/hosts").read_text() == "127.0.0.1 me\n"
+    copy.ok("c:/free/hosts", "back")
+    assert (here / "back").read_text() == "127.0.0.1 me\n"
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

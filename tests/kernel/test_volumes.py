@@ -120,3 +120,98 @@ def test_what_another_container_holds_is_not_filled_below_it(home: Home, say: Sa
     assert run(say, "-v", "shared:/etc/x", "-v", "shared:/home", "busybox", "ls", "/home") == ""
     say("exec", "first", "touch", "/nothing/there")
     assert run(say, "-v", "shared:/home", "busybox", "ls", "/home") == "there\n"
+
+
+# --- without a name --------------------------------------------------------------------------------------------------
+
+
+def put_declaring(home: Home, *volumes: str) -> None:
+    site = images.layer({"srv": None, "srv/page": b"one\n"})
+    config = ContainerConfig(volumes=volumes)
+    images.put(home, "docker.io/library/web:1", config, images.layer(images.busybox_files()), site)
+
+
+def test_a_volume_without_a_name_stays_until_it_is_asked_to_go(home: Home, say: Say) -> None:
+    script = ("sh", "-c", "echo kept >/data/file")
+    for words in (("-v", "/data"), ("--mount", "type=volume,dst=/data")):
+        say("run", "--name", "one", "--network", "none", *words, "busybox", *script)
+        [name] = say("volume", "ls", "-q", "--filter", "dangling=false").split()
+        assert len(name) == 64 and run(say, "-v", f"{name}:/x", "busybox", "cat", "/x/file") == "kept\n"
+        assert say("inspect", "-f", "{{(index .Mounts 0).Name}} {{.HostConfig.Binds}}", "one") == f"{name} []\n"
+        assert say("volume", "ls", "-q", "--filter", "label=com.docker.volume.anonymous") == f"{name}\n"
+        say("rm", "one")
+        assert say("volume", "ls", "-q") == f"{name}\n"  # as docker keeps it
+        assert say("volume", "prune", "-f").startswith(f"{name}\n")
+        say("run", "-d", "--name", "one", "--network", "none", *words, "busybox", "sleep", "60")
+        say("rm", "-fv", "one")
+        assert say("volume", "ls", "-q") == "" and os.listdir(f"{home.data}/volumes") == []
+
+
+def test_a_volume_without_a_name_goes_with_a_container_that_goes_by_itself(home: Home, say: Say) -> None:
+    assert run(say, "-v", "/data", "-v", "named:/other", "busybox", "sh", "-c", "mount | grep -c ' /data '") == "1\n"
+    assert run(say, "-v", "/data", "busybox", "false", code=1) == ""
+    assert "absent" in run(say, "-v", "/data", "busybox", "absent", code=127)
+    assert "SIGNONE" in run(say, "-v", "/data", "--stop-signal", "SIGNONE", "busybox", "true", code=125)
+    say("run", "--name", "first", "--network", "none", "-v", "/data", "busybox", "true")
+    [name] = set(say("volume", "ls", "-q").split()) - {"named"}
+    say("create", "--name", "second", "--network", "none", "-v", f"{name}:/data", "busybox", "true")
+    say("rm", "-v", "first")
+    assert name in say("volume", "ls", "-q")  # another has it
+    assert os.listdir(f"{home.data}/containers") != []
+
+
+def test_the_volumes_of_another_container(home: Home, say: Say) -> None:
+    put_declaring(home, "/srv")
+    say("create", "--name", "first", "-v", f"{home.data}/names:/host:ro", "-v", "own:/own", "web:1", "true")
+    script = "cat /srv/page; touch /own/x; touch /host/x 2>/dev/null || echo refused"
+    assert run(say, "--volumes-from", "first", "web:1", "sh", "-c", script) == "one\nrefused\n"
+    assert len(say("volume", "ls", "-q").split()) == 2  # of the first, which are kept
+    script = "touch /own/y || true; ls /own; mount | grep -c ' /srv '"
+    said = run(say, "--volumes-from", "first:ro", "-v", "/srv", "busybox", "sh", "-c", script)
+    assert said == "x\n1\ntouch: /own/y: Read-only file system\n"
+    assert "no container absent" in run(say, "--volumes-from", "absent", "busybox", "true", code=125)
+    assert "is expected" in run(say, "--volumes-from", "first:no", "busybox", "true", code=125)
+
+
+def test_what_an_image_declares_is_a_volume_that_begins_as_the_image_has_it(home: Home, say: Say) -> None:
+    put_declaring(home, "/srv", "/new/deep")
+    assert run(say, "web:1", "sh", "-c", "cat /srv/page; ls /new; mount | grep -cE ' (/srv|/new/deep) '") == (
+        "one\ndeep\n2\n"
+    )
+    say("run", "--name", "one", "--network", "none", "web:1", "sh", "-c", "echo two >/srv/page; touch /new/deep/x")
+    assert len(say("volume", "ls", "-q").split()) == 2
+    changes = say("diff", "one")  # what is in a volume is no change of the container's files
+    assert "A /new/deep\n" in changes and "/new/deep/x" not in changes and "/srv" not in changes
+    say("start", "-a", "one")
+    say("cp", "one:/srv/page", f"{home.data}/page")
+    assert Path(f"{home.data}/page").read_text() == "two\n"
+    say("rm", "-v", "one")
+    assert say("volume", "ls", "-q") == ""
+
+
+@pytest.mark.parametrize("words", [("-v", "own://srv/"), ("--tmpfs", "/srv:size=1m"), ("-v", "{}:/srv")])
+def test_what_is_asked_for_stands_where_the_image_declares(home: Home, say: Say, words: tuple[str, ...]) -> None:
+    put_declaring(home, "srv")  # a VOLUME may be relative to /
+    given = [word.format(f"{home.data}/removed") for word in words]
+    os.makedirs(f"{home.data}/removed", exist_ok=True)
+    assert run(say, *given, "web:1", "sh", "-c", "mount | grep -c ' /srv '") == "1\n"
+    assert say("volume", "ls", "-q") in ("", "own\n")
+
+
+def test_what_is_mounted_deeper_is_not_hidden(home: Home, say: Say) -> None:
+    put_declaring(home, "/srv")
+    assert run(say, "-v", "own:/srv/own", "web:1", "ls", "/srv").split() == ["own", "page"]
+    script = "touch /a/b/c/x; ls -d /a/b/c/x; mount | grep -cE ' /a(/b)?(/c)? '"
+    assert run(say, "-v", "three:/a/b/c", "-v", "one:/a", "-v", "two:/a/b", "busybox", "sh", "-c", script) == (
+        "/a/b/c/x\n3\n"
+    )
+
+
+def test_a_volume_for_the_root_or_for_proc_is_refused(home: Home, say: Say) -> None:
+    assert "not / itself" in run(say, "-v", "own:/", "busybox", "true", code=125)
+    put_declaring(home, "/")
+    assert "not / itself" in run(say, "web:1", "true", code=125)
+    put_declaring(home, "/proc/x")
+    assert "/proc and /sys cannot be given" in run(say, "web:1", "true", code=125)
+    assert "is expected" in run(say, "--mount", "type=bind,dst=/x", "busybox", "true", code=125)
+    assert os.listdir(f"{home.data}/containers") == []
