@@ -13,6 +13,9 @@ def write(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> N
     """Replace the file `path` by `data`: a reader sees the old content or the new, never a half.
 
     With `durable`, the content and the name are on the disk when this returns.
+
+    Raises:
+        OSError: a full disk, say; the old content is still there.
     """
     temporary = f"{path}.{os.getpid()}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -23,12 +26,24 @@ def write(path: str, data: bytes, mode: int = 0o600, durable: bool = False) -> N
                 file.flush()
                 os.fsync(descriptor)
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = error.filename or path
         raise
     if durable:
         sync_directory(os.path.dirname(path) or ".")
+
+
+def reserve(path: str, size: int) -> None:
+    """Have a file take `size` bytes of the disk, for whoever removes it on the day that the disk is full."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_size < size:
+            os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: str) -> None:

@@ -34,7 +34,10 @@ class Record(NamedTuple):
 
 
 class Log:
-    """The writing end: bytes of a stream in, records out."""
+    """The writing end: bytes of a stream in, records out.
+
+    What cannot be written, since the disk is full, is lost, as with docker: the container goes on.
+    """
 
     def __init__(self, path: str, limit: int = LIMIT) -> None:
         self.path = path
@@ -65,16 +68,23 @@ class Log:
         parts = [line[at : at + LINE_LIMIT] for line in lines for at in range(0, len(line), LINE_LIMIT)]
         records = ({"log": part.decode(errors="replace"), "stream": stream, "time": stamp} for part in parts)
         text = b"".join(json_documents.dumps(record) + b"\n" for record in records)
-        if self.size and self.size + len(text) > self.limit:
-            self._rotate()
-        os.write(self.file, text)
-        self.size += len(text)
+        with suppress(OSError):
+            if self.size and self.size + len(text) > self.limit:
+                self._rotate()
+            if os.write(self.file, text) == len(text):
+                self.size += len(text)
+            else:
+                os.ftruncate(self.file, self.size)  # no half of a record stays
 
     def _rotate(self) -> None:
-        os.close(self.file)
         os.rename(self.path, f"{self.path}.1")
-        self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self.size = 0
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError:
+            os.rename(f"{self.path}.1", self.path)
+            raise
+        os.close(self.file)
+        self.file, self.size = file, 0
 
 
 def read(path: str, *, tail: int | None = None, since: float = 0.0) -> Iterator[Record]:

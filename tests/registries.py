@@ -1,15 +1,19 @@
-"""A registry of ours on a free port of loopback, in a process of its own, for the tests that speak to one."""
+"""Registries of ours on a free port of loopback, each in a process of its own, for the tests that speak to one."""
 
 import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
 
+PROGRAM = f"{Path(sys.executable).parent}/minicontainer"
 USER, PASSWORD = "AWS", "secret:with colon"
 
 
@@ -19,6 +23,20 @@ class Running(NamedTuple):
     host: str
     root: str
     pid: int
+
+
+@contextmanager
+def serving(data: Path, *flags: str) -> Iterator[tuple[str, int]]:
+    """`minicontainer registry serve`: its address and its process."""
+    command = [PROGRAM, "registry", "serve", "--listen", "127.0.0.1:0", "--data", str(data), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip().partition("://")[2], process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        process.stdout.close()
 
 
 @contextmanager

@@ -181,20 +181,26 @@ def _place_file(tree: Tree, entry: Entry, target: str) -> None:
     if stat.S_ISLNK(entry.mode):
         os.symlink(entry.link, target)
     elif stat.S_ISREG(entry.mode):
-        _copy_content(tree.open(entry), os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        _copy_content(tree.open(entry), target)
     elif stat.S_ISFIFO(entry.mode):
         os.mkfifo(target)
     else:
         raise Error(f"{entry.source} is a device: it cannot be copied")
 
 
-def _copy_content(source: int, target: int) -> None:
+def _copy_content(source: int, path: str) -> None:
     try:
-        while os.sendfile(target, source, None, CHUNK):  # None: from where the file stands
-            continue
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            while os.sendfile(target, source, None, CHUNK):  # None: from where the file stands
+                continue
+        except OSError as error:
+            error.filename = path  # a full disk: say where
+            raise
+        finally:
+            os.close(target)
     finally:
         os.close(source)
-        os.close(target)
 
 
 def _attributes(target: str, entry: Entry, mode: str, owner: Owner | None) -> None:

@@ -10,6 +10,7 @@ server of miniecs keeps its own. Ruled by image-spec, image-layout.md. Many proc
 Each lock is a flock(2), which dies with its holder.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DOCUMENT_LIMIT = 4 << 20  # distribution-spec: a registry takes manifests of 4 MiB at least; more is not a document
 CHUNK = 1 << 20
+RESERVE = 16 << 10  # bytes at least: an index is some hundred for each image
 SHORTEST_ID = 4  # digits of an id that a person may type
 
 
@@ -150,7 +152,7 @@ class Store:
         with self._index_lock():
             if not os.path.exists(self._index_path):
                 files.write(f"{self.root}/oci-layout", b'{"imageLayoutVersion":"1.0.0"}', mode=0o644, durable=True)
-                files.write(self._index_path, image.encode(Index(manifests=())), mode=0o644, durable=True)
+                self._write_index(image.encode(Index(manifests=())), takes_away=False)
 
     # Blobs
 
@@ -228,7 +230,21 @@ class Store:
             before = self.entries()
             after = tuple(change(before))
             if after != before:
-                files.write(self._index_path, image.encode(Index(manifests=after)), mode=0o644, durable=True)
+                self._write_index(image.encode(Index(manifests=after)), takes_away=len(after) < len(before))
+
+    def _write_index(self, data: bytes, takes_away: bool) -> None:
+        """What gives space back works on a full disk too: there is a reserve for it, for twice as much."""
+        reserve = f"{self.root}/reserve"
+        try:
+            files.write(self._index_path, data, mode=0o644, durable=True)
+        except OSError as error:
+            if not takes_away or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            with suppress(FileNotFoundError):
+                os.unlink(reserve)
+            files.write(self._index_path, data, mode=0o644, durable=True)
+        with suppress(OSError):  # not today: there will be another change
+            files.reserve(reserve, max(RESERVE, 2 * len(data)))
 
     def resolve(self, name_or_id: str) -> Descriptor:
         """The image by a name in the store, a reference, or (the start of) the digest of its manifest or config.

@@ -9,11 +9,8 @@ import random
 import signal
 import ssl
 import subprocess
-import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,23 +22,9 @@ from minicontainer.image.store import Store
 from minicontainer.oci.image import LAYER, Descriptor, ImageConfig, Platform
 from minicontainer.registry import client, users
 from minicontainer.registry.server import Registry
+from tests.registries import PROGRAM, serving
 
-PROGRAM = f"{Path(sys.executable).parent}/minicontainer"
 LARGE, GROWTH = 300 << 20, 64 << 20  # bytes of a layer, and what the server may grow by while it passes
-
-
-@contextmanager
-def serving(data: Path, *flags: str) -> Iterator[tuple[str, int]]:
-    """Its address and its process."""
-    command = [PROGRAM, "registry", "serve", "--listen", "127.0.0.1:0", "--data", str(data), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip().partition("://")[2], process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-        process.stdout.close()
 
 
 def build(store: Store, name: str, content: bytes = b"layer") -> Descriptor:
