@@ -190,8 +190,6 @@ def fit(options: Options) -> Options:
         return options
     if options.userns == "host":
         raise Error("--userns host needs the host's root; try: without it, or sudo")
-    if options.ports:
-        raise Error("ports are published on a bridge, which needs root; try: --network host, or sudo")
     here = set(states.writable(cgroups.resolve(cgroups.hierarchies(), "minicontainer/here")))
     version2 = cgroups.UNIFIED in here and cgroups.hierarchies().version2
     asked = {"memory": options.memory, "cpu": options.cpus or options.cpu_shares}
@@ -201,6 +199,8 @@ def fit(options: Options) -> Options:
     options = options._replace(pids_limit=options.pids_limit if version2 or "pids" in here else 0)
     if options.network != "bridge":
         return options
-    if slirp.missing():
+    if missing := slirp.missing():
+        if options.ports or options.publish_all:
+            raise Error(f"ports need a network that publishes them: {missing}")
         return options._replace(network="none")
     return options._replace(network="slirp", dns=options.dns or (slirp.NAME_SERVER,))

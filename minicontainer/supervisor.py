@@ -313,8 +313,8 @@ class Supervisor:
                 from minicontainer.network import slirp  # why here: as with `network.bridge`
 
                 why = "a tap in its network namespace; the program that reads it opens connections as this person"
-                undo.callback(slirp.release, self._step(Step(slirp.attach, (self.namespace,), why)))
-                os.close(self.namespace)
+                given = (self.namespace, bindings, self.container.bundle)
+                undo.callback(slirp.release, self._step(Step(slirp.attach, given, why)))
             taken = tuple(binding.port for binding in bindings)
             self._record(network=attached, ports=taken, cgroups=dict(state.cgroups), pid=state.pid,
                          start_time=state.start_time)  # fmt: skip
@@ -339,7 +339,7 @@ class Supervisor:
     def _bind(self, undo: ExitStack) -> "tuple[Binding, ...]":
         from minicontainer.network import ports  # why here: as with `network.bridge`
 
-        bindings = ports.bind(self.container.options.ports)
+        bindings = ports.bind(self.container.options.ports, hold=self.container.options.network != "slirp")
         for binding in bindings:
             undo.callback(binding.held.close)
         return tuple(bindings)

@@ -24,7 +24,7 @@ mount -n -t cgroup2 cgroup2 sys/fs/cgroup
 pivot_root . mnt/old
 mkdir -p /lib/modules
 mount -n --bind "/mnt/old$modules" /lib/modules
-modprobe -a bridge veth
+modprobe -a bridge veth tun
 ip link set lo up
 cd "$(argument directory)" || exit
 [ "$(argument first)" != systemd ] || . tests/systemd_init.sh

@@ -31,8 +31,8 @@ class Binding(NamedTuple):
         return f"{self.port.host_port}:{self.port.container_port}/{self.port.protocol}"
 
 
-def bind(ports: Sequence[Port]) -> list[Binding]:
-    """Take the host ports, all or none; 0 becomes a free one.
+def bind(ports: Sequence[Port], hold: bool = True) -> list[Binding]:
+    """Take the host ports, all or none; 0 becomes a free one. Without `hold` they are only seen to be free.
 
     Raises:
         PortTaken: one of them is another's; the text names the process.
@@ -42,9 +42,11 @@ def bind(ports: Sequence[Port]) -> list[Binding]:
         for port in ports:
             bindings.append(_bind_dynamic(port) if port.host_port == 0 else _bind(port))  # noqa: PERF401  # kept on error
     except BaseException:
-        for binding in bindings:
-            binding.held.close()
+        hold = False
         raise
+    finally:
+        for binding in () if hold else bindings:
+            binding.held.close()
     return bindings
 
 
@@ -72,7 +74,9 @@ def _bind(port: Port) -> Binding:
         if error.errno == errno.EADDRINUSE:
             holder = port_holder(port.host_port, port.protocol) or "a process of another user namespace"
             raise PortTaken(f"port {where} is taken by {holder}; try: another host port, or stop it") from None
-        raise Error(f"cannot bind {where}: {(error.strerror or '').lower()}") from error
+        fix = f"try: a port from 1024 on, or sudo sysctl net.ipv4.ip_unprivileged_port_start={port.host_port}"
+        said = f"cannot bind {where}: {(error.strerror or '').lower()}"
+        raise Error(f"{said}; {fix}" if error.errno == errno.EACCES else said) from error
 
 
 def port_holder(port: int, protocol: str = "tcp") -> str:

@@ -129,6 +129,8 @@ CALLS = {  # numbers of x86-64: asm/unistd_64.h
     "kexec_load, int 0x80": "80 283 0 0 0 0",
 }
 HARMLESS = {"adjtimex: set the clock", "chroot to the host by /proc"}  # reads, or what is not there
+if os.geteuid() == 0 and not attacks.has_entry_of_i386():  # there they are other calls, which the test has above
+    HARMLESS |= {name for name in CALLS if name.endswith("int 0x80")}
 
 
 def _answers(home: Home, calls: dict[str, str], **more: object) -> dict[str, str]:
@@ -158,7 +160,7 @@ def test_no_dangerous_system_call_is_made_by_any_entry_of_the_kernel(home: Home,
     made = {name: said for name, said in answers.items() if said != "died" and said not in map(str, REFUSED)}
     assert made == {}
     entered = [name for name in answers if "int 0x80" in name or "x32" in name]
-    assert len(entered) > 10
+    assert len(entered) > 10 or not attacks.has_entry_of_i386()
 
 
 def test_it_is_the_filter_that_refuses_since_without_it_the_kernel_answers_otherwise(home: Home) -> None:

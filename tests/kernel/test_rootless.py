@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -203,26 +206,38 @@ def test_the_interpreter_of_a_person_cannot_be_overwritten_by_their_container(tm
     assert (person.home / "python3").stat().st_mtime_ns == before
 
 
+@contextmanager
+def delegated() -> Iterator[str]:
+    """A cgroup that the person may divide, as systemd delegates one; which directory a process of theirs joins."""
+    own = {name: member.path for member in procfs.cgroups() for name in member.controllers or ("",)}
+    path = f"/sys/fs/cgroup{'/memory' + own['memory'] if 'memory' in own else own['']}/person-{os.getpid()}"
+    os.mkdir(path)
+    joined = path
+    files = [path, f"{path}/cgroup.procs"]
+    if "memory" not in own:  # version 2: who has children with controllers has no processes itself
+        Path(path, "../cgroup.subtree_control").write_text("+memory +pids +cpu")
+        joined = f"{path}/session"
+        os.mkdir(joined)
+        files += [f"{path}/cgroup.subtree_control", joined, f"{joined}/cgroup.procs"]
+    try:
+        for file in files:
+            os.chown(file, UID, UID)
+        yield joined
+    finally:
+        for directory, _, _ in os.walk(path, topdown=False):
+            os.rmdir(directory)
+
+
 def test_a_delegated_cgroup_limits_what_a_person_runs(tmp_path: Path) -> None:
-    own = {name: member.path for member in procfs.cgroups() for name in member.controllers}
-    if "memory" not in own:
-        return  # version 2 alone: its delegation is systemd's
     person = Person(tmp_path)
     refused = person.run("run", "--rm", "-m", "8m", "busybox", "true")
     assert refused.returncode == 125 and "systemd-run --user" in refused.stderr
-    group = f"/sys/fs/cgroup/memory{own['memory']}/person-{os.getpid()}"
-    os.mkdir(group)
-    try:
-        for path in (group, f"{group}/cgroup.procs"):
-            os.chown(path, UID, UID)
+    with delegated() as group:
         eat = "x=x; while :; do x=$x$x; done"
         done = person.run("run", "--name", "fat", "-m", "8m", "busybox", "sh", "-c", eat, cgroup=group)
         assert done.returncode == 137, done.stderr
         assert '"OOMKilled": true' in person.said("inspect", "fat")
         person.said("rm", "fat")
-    finally:
-        for path, _, _ in os.walk(group, topdown=False):
-            os.rmdir(path)
 
 
 @pytest.mark.parametrize(("subordinate", "path", "said"), [
@@ -240,11 +255,14 @@ def test_what_is_missing_is_one_line_with_its_fix(tmp_path: Path, subordinate: s
 
 @pytest.mark.parametrize(("words", "said"), [
     (["--userns", "host"], "--userns host needs the host's root"),
-    (["-p", "8080:80"], "ports are published on a bridge, which needs root"),
+    (["-p", "8080:80", "--network", "none"], "ports cannot be published with the network none"),
+    (["-p", "80:80"], "cannot bind 0.0.0.0:80/tcp: permission denied; try: a port from 1024 on, or sudo sysctl"),
     (["--cpus", "1"], "a limit of cpu needs a cgroup of your own"),
 ])  # fmt: skip
 def test_what_cannot_be_had_without_root_is_said(tmp_path: Path, words: list[str], said: str) -> None:
-    done = Person(tmp_path).run("run", "--rm", *words, "busybox", "true")
+    person = Person(tmp_path)
+    tun(tmp_path)
+    done = person.run("run", "--rm", *words, "busybox", "true")
     assert done.returncode == 125
     assert said in done.stderr and done.stderr.count("\n") == 1
 
@@ -279,6 +297,26 @@ def test_a_person_s_container_reaches_what_they_reach_and_nothing_of_the_loopbac
         server.wait()
 
 
+def test_ports_of_a_person_s_container_are_published_until_it_ends(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    tun(tmp_path)
+    syscalls.interface_up("lo")
+    serve = "echo $RANDOM >/dev/null; mkdir /w; echo served >/w/index.html; exec httpd -f -p 80 -h /w"
+    person.said("run", "-d", "--name", "one", "-p", "8080:80", "-p", "127.0.0.1::81/udp", "busybox", "sh", "-c", serve)
+    published = person.said("port", "one")
+    assert "80/tcp -> 0.0.0.0:8080\n" in published and "81/udp -> 127.0.0.1:" in published
+    get = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 127.0.0.1 8080"
+    assert subprocess.run(["sh", "-c", get], check=False, capture_output=True).stdout.endswith(b"served\n")
+    taken = person.run("run", "--rm", "-p", "8080:80", "busybox", "true")
+    assert taken.returncode == 125 and "port 0.0.0.0:8080/tcp is taken by pid" in taken.stderr
+    assert "slirp" not in " ".join(os.listdir(next(Path(person.home).glob(".local/share/*/containers/*"))))
+    assert person.said("rm", "-f", "one") == "one\n"
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("0.0.0.0", 8080))
+
+
 def test_the_network_of_a_person_s_container_dies_with_it(tmp_path: Path) -> None:
     person = Person(tmp_path)
     tun(tmp_path)
@@ -302,3 +340,9 @@ def test_without_a_network_it_is_said_with_the_fix(tmp_path: Path) -> None:
         done.stderr == "minicontainer: no network: /dev/net/tun is not open to you; try: sudo chmod 666 /dev/net/tun\n"
     )
     assert person.run("run", "--rm", "--network", "none", "busybox", "true").stderr == ""
+    refused = person.run("run", "--rm", "-p", "8080:80", "busybox", "true")
+    assert refused.returncode == 125
+    assert refused.stderr == (
+        "minicontainer: ports need a network that publishes them: /dev/net/tun is not open to you; "
+        "try: sudo chmod 666 /dev/net/tun\n"
+    )

@@ -15,6 +15,7 @@ TESTS = " ".join(
     for name in ("cgroups", "runtime", "one_container", "update", "hooks", "specification")
 )
 
+PYTEST = f"CI=true {sys.executable} -m pytest -q --color=no"
 BUT = "not as_a_table"  # ps(1) says nothing there
 
 
@@ -30,9 +31,22 @@ def test_a_failing_command_is_seen_to_fail(tmp_path: Path) -> None:
 
 
 def test_the_kernel_tests_hold_there_too(tmp_path: Path) -> None:
-    console, status = version2(f"CI=true {sys.executable} -m pytest -q --color=no -k '{BUT}' {TESTS}", tmp_path, 600)
+    console, status = version2(f"{PYTEST} -k '{BUT}' {TESTS}", tmp_path, 600)
     assert status == 0, console
     assert re.search(r"^\d+ passed", console, re.MULTILINE) or " [100%]" in console, console
+
+
+def test_a_person_without_root_has_the_same_there(tmp_path: Path) -> None:
+    """Of `test_rootless.py` what has to do with cgroups, walls and the network; with `--lab full`, all of it."""
+    some = "walls or delegated or ports or reaches or system_call"
+    console, status = version2(f"{PYTEST} -k '{some}' tests/kernel/test_rootless.py", tmp_path, 300)
+    assert status == 0, console
+
+
+@pytest.mark.full
+def test_all_of_rootless_holds_there_too(tmp_path: Path) -> None:
+    console, status = version2(f"{PYTEST} tests/kernel/test_rootless.py", tmp_path, 600)
+    assert status == 0, console
 
 
 def test_a_delegated_cgroup_is_left_free_for_children_and_open_to_their_roots(tmp_path: Path) -> None:
