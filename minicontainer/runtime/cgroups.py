@@ -22,6 +22,7 @@ from minicontainer.runtime.resources import MAX, Setting, controllers, settings
 from minicontainer.values import Any, NamedTuple
 
 _DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")  # config-linux.md, Cgroup ownership
+_GONE = (errno.ENOENT, errno.ENODEV)  # of a cgroup that was removed, before its file was opened, or after
 UNIFIED = ""  # the name of version 2 among the controllers
 
 
@@ -294,7 +295,7 @@ def freeze(directories: Mapping[str, str], frozen: bool) -> None:
     try:
         write(f"{directory}/{file}", value)
     except OSError as error:
-        if frozen or error.errno not in (errno.ENOENT, errno.ENODEV):
+        if frozen or error.errno not in _GONE:
             raise
         return  # a signal has ended it, and its cgroup is gone
     for _ in range(1000):
@@ -305,11 +306,14 @@ def freeze(directories: Mapping[str, str], frozen: bool) -> None:
 
 
 def is_frozen(directories: Mapping[str, str]) -> bool:
-    with suppress(FileNotFoundError):
+    try:
         if UNIFIED in directories:
             return "frozen 1" in read(f"{directories[UNIFIED]}/cgroup.events").splitlines()
         if "freezer" in directories:
             return read(f"{directories['freezer']}/freezer.state") == "FROZEN"
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
     return False
 
 

@@ -31,11 +31,13 @@ def _typed(directory: Path, arguments: list[str], text: bytes) -> tuple[int, str
         command, cwd=directory, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
     ) as running:
         os.close(slave)
-        os.write(master, text)
         shown = b""
         try:
             while part := os.read(master, 4096):
                 shown += part
+                if b"33 99" in shown:  # not before: the terminal's echo would stand between its words
+                    os.write(master, text)
+                    text = b""
         except OSError:  # nobody has its other side any more
             pass
         os.close(master)

@@ -1,5 +1,7 @@
 """Where a cgroup is, for both versions."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,15 @@ def test_what_is_gone_need_not_be_thawed(tmp_path: Path, kind: str) -> None:
     cgroups.freeze({kind: f"{tmp_path}/gone"}, False)
     with pytest.raises(FileNotFoundError):
         cgroups.freeze({kind: f"{tmp_path}/gone"}, True)
+
+
+@pytest.mark.parametrize("kind", [cgroups.UNIFIED, "freezer"])
+def test_a_cgroup_that_goes_while_it_is_read_is_not_frozen(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def read(path: str) -> str:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
+
+    monkeypatch.setattr(cgroups, "read", read)
+    assert not cgroups.is_frozen({kind: "/cgroup"})
 
 
 def test_on_version_2_they_are_beside_it() -> None:
