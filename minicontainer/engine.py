@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from minicontainer import bundle, containers, files, json_documents, logs, rootless, supervisor
+from minicontainer import bundle, bundle_files, containers, files, json_documents, logs, rootless, supervisor
 from minicontainer.containers import (
     CREATED,
     EXITED,
@@ -174,7 +174,7 @@ def start_attached(home: Home, id: str, *, streams: Streams = Streams(), explain
         for name in ("stopping", "exit"):
             with suppress(FileNotFoundError):
                 os.unlink(f"{container.bundle}/{name}")
-        files.write(f"{container.bundle}/exit", b"")
+        files.write(f"{container.bundle}/exit", b"\n")  # not empty: so there is room for the status on a full disk
         return supervisor.launch(home, container, streams, explain)
 
 
@@ -398,7 +398,7 @@ def _further_process(
     with open(f"{container.bundle}/image.json", "rb") as file:
         image = ContainerConfig.from_json(json_documents.loads(file.read()))
     rootfs = f"/proc/{container.pid}/root"
-    people, groups = (supervisor.read_inside(rootfs, f"etc/{name}") for name in ("passwd", "group"))
+    people, groups = (bundle_files.read_inside(rootfs, f"etc/{name}") for name in ("passwd", "group"))
     who = bundle.account(user or container.options.user or image.user, people, groups)
     process = bundle.process_of(container, image, who, command, env, tty)
     return process._replace(cwd=workdir) if workdir else process

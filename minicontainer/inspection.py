@@ -29,11 +29,13 @@ def inspect(home: Home, id: str) -> Container:
 
 
 def list_containers(home: Home) -> list[Container]:
-    """Every container, the youngest first."""
+    """Every container, the youngest first; not one that has ended and goes by itself."""
     found = []
     for container_id in containers.ids(home):
         with suppress(ContainerNotFound):  # half made, or removed meanwhile
-            found.append(inspect(home, container_id))
+            one = inspect(home, container_id)
+            if one.status != EXITED or not one.options.remove:
+                found.append(one)
     return sorted(found, key=lambda container: (-container.created, container.id))
 
 

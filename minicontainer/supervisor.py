@@ -15,16 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from minicontainer import bundle, containers, files, json_documents, logs
+from minicontainer import bundle, bundle_files, containers, json_documents, logs
 from minicontainer.containers import EXITED, ID_RANGE, RUNNING, Container, Home, Volume
 from minicontainer.errors import Error
 from minicontainer.image import overlays
 from minicontainer.last_words import read_all, tell, told
 from minicontainer.linux import flags, procfs, syscalls
-from minicontainer.oci.image import ContainerConfig
-from minicontainer.oci.runtime import ConsoleSize, IdMapping, spec_to_json
+from minicontainer.oci.runtime import ConsoleSize, IdMapping
 from minicontainer.plan import Explain, Step
-from minicontainer.runtime import creation, operations, seccomp, states
+from minicontainer.runtime import creation, operations, states
 from minicontainer.values import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def rehearse(home: Home, container: Container, explain: Explain, then: Callable[
             supervisor = Supervisor(home, container, Streams(), socket.socket(), explain)
             with ExitStack() as undo:
                 supervisor._mount(undo)
-                supervisor._write_bundle()
+                bundle_files.write(container, None)
                 then(container.bundle)
         except BaseException as error:  # noqa: BLE001 - the edge of a process: the caller raises it again
             tell(error, writer)
@@ -254,10 +253,14 @@ class Supervisor:
         containers.write(self.home, self.container, was=was)
 
     def _ended(self, code: int, error: str = "") -> None:
-        """Say it where also those read who have the container open while it is removed."""
-        with open(f"{self.container.bundle}/exit", "ab") as file:
+        """Say it where also those read who have the container open while it is removed, and record it.
+
+        If the disk is full, there is no record of it: who looks next makes one of what was said.
+        """
+        with suppress(OSError), open(f"{self.container.bundle}/exit", "ab") as file:
             file.write(f"{code}\n".encode())
-        self._record(status=EXITED, exit_code=code, finished_at=time.time(), pid=0, error=error)
+        with suppress(OSError):
+            self._record(status=EXITED, exit_code=code, finished_at=time.time(), pid=0, error=error)
 
     # --- one run
 
@@ -297,7 +300,7 @@ class Supervisor:
         self.links.close()  # of the run before this one
         with ExitStack() as undo:
             bindings = self._bind(undo) if options.ports else ()
-            self._write_bundle()
+            self.account = bundle_files.write(self.container, self.streams.size)
             outputs = undo.enter_context(self._create(undo))
             state = states.state(self.home.runtime, self.container.id)
             attached = containers.Network()
@@ -318,7 +321,7 @@ class Supervisor:
             taken = tuple(binding.port for binding in bindings)
             self._record(network=attached, ports=taken, cgroups=dict(state.cgroups), pid=state.pid,
                          start_time=state.start_time)  # fmt: skip
-            self._write_etc()
+            bundle_files.write_etc(self.container)
             pidfd = os.pidfd_open(state.pid)
             undo.callback(os.close, pidfd)
             operations.start(self.home.runtime, self.container.id, self.explain)
@@ -353,36 +356,6 @@ class Supervisor:
         descriptors = [] if self.terminal is None else [self.terminal]
         with suppress(BrokenPipeError):
             socket.send_fds(self.channel, [STARTED + json_documents.dumps(told)], descriptors)
-
-    def _write_bundle(self) -> None:
-        place = self.container.bundle
-        with open(f"{place}/image.json", "rb") as file:
-            image = ContainerConfig.from_json(json_documents.loads(file.read()))
-        user = self.container.options.user or image.user
-        who = bundle.account(
-            user, read_inside(f"{place}/rootfs", "etc/passwd"), read_inside(f"{place}/rootfs", "etc/group")
-        )
-        self.account = who
-        profile = seccomp.default_profile() if bundle.security(self.container.options).confined else None
-        spec = bundle.spec(self.container, image, who, profile)
-        if self.container.options.tty:
-            spec = spec._replace(process=spec.process._replace(console_size=self.streams.size))
-        document = spec_to_json(spec)
-        files.write(f"{place}/config.json", json_documents.dumps(document))
-        self._write_etc()
-
-    def _write_etc(self) -> None:
-        """In place, not by rename: the container's mounts are of these very files."""
-        options = self.container.options
-        texts = {
-            "hosts": bundle.hosts(self.container, _text("/etc/hosts") if options.network == "host" else ""),
-            "hostname": bundle.hostname(self.container) + "\n",
-            "resolv.conf": bundle.resolv_conf(_text("/etc/resolv.conf"), options),
-        }
-        for name, text in texts.items():
-            descriptor = os.open(f"{self.container.bundle}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(text)
 
     # --- stdio
 
@@ -459,19 +432,6 @@ def should_restart(policy: str, code: int, restarts: int) -> bool:
     return name == "always"
 
 
-def read_inside(rootfs: str, path: str, limit: int = 1 << 20) -> str:
-    """A text file of a root file system that nobody trusts: its symbolic links lead nowhere else; absent is empty."""
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        found = syscalls.openat2(root, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, resolve=flags.RESOLVE_IN_ROOT)
-        with open(found, "rb") as file:
-            return (file.read(limit) or b"").decode(errors="replace")
-    except OSError:  # absent, or something that is no file, or a pipe: as if the image had none
-        return ""
-    finally:
-        os.close(root)
-
-
 def _receive_terminal(connection: socket.socket) -> int:
     _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
     if not descriptors:
@@ -490,11 +450,3 @@ def _status(pid: int) -> int:
     """The exit status as a shell says it: 128 + n when signal n killed it."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""

@@ -82,7 +82,7 @@ def test_the_end_is_recorded_once_in_both_places(home: Home, script: str, code: 
     found = record(one)
     assert (found["status"], found["exit_code"], found["pid"], found["error"]) == ("exited", code, 0, "")
     assert found["finished_at"] >= found["started_at"]
-    assert Path(one.bundle, "exit").read_text() == f"{code}\n"
+    assert Path(one.bundle, "exit").read_text() == f"\n{code}\n"
     engine.remove(home, one.id)
 
 
@@ -92,7 +92,7 @@ def test_a_container_that_is_started_again_forgets_how_it_ended(home: Home) -> N
     assert engine.wait(home, one.id) == 3
     again = engine.start(home, one.id)
     assert engine.wait(home, one.id) == 5
-    assert Path(one.bundle, "exit").read_text() == "5\n"
+    assert Path(one.bundle, "exit").read_text() == "\n5\n"
     assert again.pid != one.pid
     engine.remove(home, one.id)
 

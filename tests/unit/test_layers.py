@@ -45,7 +45,7 @@ MINICONTAINER = {
         "build/ agent_socket copying side_by_side stages",
     ),
     4: (
-        "reports",
+        "bundle_files reports",
         "runtime/ cgroups checks init notify systemd",
         "network/ bridge slirp",
         "image/ image_archives layer_blobs merged oci_layouts",

@@ -1,10 +1,9 @@
-"""supervisor: what decides, without a container: restarts, messages, and files of a root file system nobody trusts."""
+"""supervisor: what decides, without a container: restarts and messages."""
 
 import gc
 import os
 import pickle
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -28,30 +27,6 @@ from minicontainer.errors import CommandNotFound, Error, ImageNotFound
 )
 def test_restart_policies(policy: str, code: int, restarts: int, again: bool) -> None:
     assert supervisor.should_restart(policy, code, restarts) is again
-
-
-def test_a_file_of_the_image_is_read_within_the_image(tmp_path: Path) -> None:
-    outside = tmp_path / "secret"
-    outside.write_text("secret")
-    rootfs = tmp_path / "rootfs"
-    (rootfs / "etc").mkdir(parents=True)
-    (rootfs / "etc" / "group").write_text("inside")
-    (rootfs / "etc" / "passwd").symlink_to("/etc/group")  # absolute: of the container's root, not of ours
-    (rootfs / "etc" / "shadow").symlink_to("../../secret")
-    assert supervisor.read_inside(str(rootfs), "etc/passwd") == "inside"
-    assert supervisor.read_inside(str(rootfs), "etc/shadow") == ""
-    assert supervisor.read_inside(str(rootfs), "etc/absent") == ""
-    assert supervisor.read_inside(str(rootfs), "etc") == ""
-
-
-def test_a_fifo_in_place_of_a_file_does_not_hold_us_up(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "passwd")
-    assert supervisor.read_inside(str(tmp_path), "passwd") == ""
-
-
-def test_an_endless_file_is_read_to_a_limit(tmp_path: Path) -> None:
-    (tmp_path / "passwd").write_bytes(b"x" * 100)
-    assert supervisor.read_inside(str(tmp_path), "passwd", limit=10) == "x" * 10
 
 
 def test_the_channel_tells_the_status_then_ends() -> None:
