@@ -159,7 +159,7 @@ class _Builder:
             final.append(base)
         self._build_all(wanted, final)
         self.bench.digests.save()
-        for place in self.request.cache_to:
+        for place in (one for one in self.request.cache_to if one != shared_cache.INLINE):
             shared_cache.send(place, self.bench.cache, self.bench.taken, self.bench.scratch)
         for one in warned:
             self.teller.say(f"warning: {one.told(self.parsed.name)}")
@@ -220,7 +220,7 @@ class _Builder:
             if instruction.keyword == "ARG"
             for word in instruction.arguments
         }
-        known = declared | stages.PROXIES | {"SOURCE_DATE_EPOCH"}
+        known = declared | stages.PROXIES | {"SOURCE_DATE_EPOCH", shared_cache.INLINE_ARGUMENT}
         for name in sorted(set(self.request.build_args) - known):
             self.teller.say(f"{self.parsed.name}: --build-arg {name}: no ARG {name} asks for it")
 
@@ -305,6 +305,9 @@ class _Builder:
     def _export(self, work: Work, platform: Platform | None) -> Descriptor:
         blobs = [self.bench.cache.blob(layer) for layer in work.layers]
         platform = platform or self.bench.platform
+        is_inline = shared_cache.INLINE in self.request.cache_to or (
+            self.request.build_args.get(shared_cache.INLINE_ARGUMENT) in ("1", "true")
+        )
         config = ImageConfig(
             architecture=platform.architecture,
             os=platform.os,
@@ -314,6 +317,9 @@ class _Builder:
             config=work.state.config._replace(labels={**work.state.config.labels, **self.request.labels}),
             diff_ids=work.diff_ids,
             history=work.history,
+            other=shared_cache.inline(dict(zip(work.diff_ids, blobs, strict=True)), self.bench.taken)
+            if is_inline
+            else {},
         )
         return self.bench.store.put_image(blobs, config)
 

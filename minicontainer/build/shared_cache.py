@@ -1,8 +1,9 @@
 """Shared cache: the steps of a build for builds on other machines: --cache-to and --cache-from.
 
 Above `cache`, whose keys mean the same everywhere: they are of contents, not of paths. A shared cache is an OCI
-image layout, or an image in a registry: its layers are those of the steps, its config says which key gave which. What
-comes is verified like every blob; who may write to the place can give other layers, as with an image.
+image layout, or an image in a registry: its layers are those of the steps, its config says which key gave which. Or it
+is inline: the config of the built image says so of its own layers. What comes is verified like every blob; who may
+write to the place can give other layers, as with an image.
 """
 
 import json
@@ -24,25 +25,32 @@ from minicontainer.oci.reference import Reference, is_digest
 
 CONFIG = "application/vnd.minicontainer.buildcache.v1+json"
 NAME = "buildcache"  # of the entry in a layout
+INLINE_KEY = "io.minicontainer.buildcache.v1"  # of the config of an image
 
 
 class Place(NamedTuple):
-    """Where a shared cache is: a directory, or a reference in a registry."""
+    """Where a shared cache is: a directory, a reference in a registry, or the image itself."""
 
     type: str
     where: str
 
 
 def place(flag: str, text: str) -> Place:
-    """`type=local,src=DIR`, `type=local,dest=DIR`, `type=registry,ref=REFERENCE`, or a reference alone."""
+    """`type=local,src=DIR`, `type=local,dest=DIR`, `type=registry,ref=REF`, `type=inline`, or a reference alone."""
     if "=" not in text:
         return Place("registry", str(Reference.parse(text)))
     given = fields(flag, text, ("type", "src", "dest", "ref", "mode"))
     kind = given.get("type", "registry")
+    if kind == "inline" and flag == "--cache-to":
+        return INLINE
     where = given.get("ref", "") if kind == "registry" else given.get("dest", given.get("src", ""))
     if kind not in ("local", "registry") or not where:
         raise UsageError(f"{flag} {text}: type=local with a directory, or type=registry,ref=REFERENCE is expected")
     return Place(kind, str(Reference.parse(where)) if kind == "registry" else os.path.abspath(where))
+
+
+INLINE = Place("inline", "")
+INLINE_ARGUMENT = "BUILDKIT_INLINE_CACHE"  # the build argument that asks BuildKit for the same, when it is 1
 
 
 class Imported(NamedTuple):
@@ -82,6 +90,9 @@ def fetch(one: Place, scratch: str) -> Imported | None:
     if name not in dict(store.names()):
         return None
     manifest = store.manifest(dict(store.names())[name])
+    if manifest.config.media_type in image.CONFIGS:
+        steps = store.config(manifest).other.get(INLINE_KEY)
+        return None if steps is None else Imported(store, _steps(steps, manifest, one.where))
     if manifest.config.media_type != CONFIG:
         raise Error(f"{one.where}: is not a build cache, but {manifest.config.media_type}")
     return Imported(store, _steps(json.loads(store.read(manifest.config.digest)), manifest, one.where))
@@ -108,9 +119,7 @@ def send(one: Place, cache: Cache, taken: Mapping[str, Layer], scratch: str) -> 
     steps, blobs = {}, dict[str, Descriptor]()
     for key, layer in taken.items():
         descriptor = cache.blob(layer) if layer.diff_id else None
-        steps[key] = {
-            "diff_id": layer.diff_id, "created": layer.created, "layer": descriptor.digest if descriptor else ""
-        }  # fmt: skip
+        steps[key] = _entry(layer, descriptor)
         if descriptor:
             blobs[descriptor.digest] = descriptor
             _copy(cache.store, store, descriptor)
@@ -125,6 +134,16 @@ def send(one: Place, cache: Cache, taken: Mapping[str, Layer], scratch: str) -> 
     from minicontainer.registry import client  # as in `fetch`
 
     client.push(store, name, one.where)
+
+
+def inline(layers: Mapping[str, Descriptor], taken: Mapping[str, Layer]) -> dict[str, object]:
+    """What the config of an image says besides: the steps that gave its `layers` (by diff_id), or gave none."""
+    kept = {key: layer for key, layer in taken.items() if not layer.diff_id or layer.diff_id in layers}
+    return {INLINE_KEY: {"steps": {key: _entry(layer, layers.get(layer.diff_id)) for key, layer in kept.items()}}}
+
+
+def _entry(layer: Layer, blob: Descriptor | None) -> dict[str, str]:
+    return {"diff_id": layer.diff_id, "created": layer.created, "layer": blob.digest if blob else ""}
 
 
 def _copy(source: Store, target: Store, descriptor: Descriptor) -> None:

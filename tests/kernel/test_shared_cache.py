@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from minicontainer import engine
 from minicontainer.arguments import UsageError
 from minicontainer.build import shared_cache
 from minicontainer.build.cache import Layer
@@ -16,6 +17,7 @@ from minicontainer.build.stages import PATH
 from minicontainer.image.store import Store
 from minicontainer.oci import image
 from minicontainer.oci.image import ContainerConfig, Descriptor, Manifest
+from minicontainer.registry import client
 from tests import images, registries
 from tests.kernel.test_dockerfiles import Files, World, home, place, world
 
@@ -69,6 +71,31 @@ def test_by_a_registry(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.kernel("overlay")
+@pytest.mark.parametrize("asked", ["--cache-to", "--build-arg"])
+def test_by_the_image_itself(world: World, tmp_path: Path, asked: str) -> None:
+    """Its own layers, not those of other stages: as BuildKit's inline cache, `min`."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    inline = {"cache_to": (shared_cache.INLINE,), "build_args": EPOCH}
+    if asked == "--build-arg":
+        inline = {"build_args": {**EPOCH, "BUILDKIT_INLINE_CACHE": "1"}}
+    with registries.serving(tmp_path / "served") as (host, _):
+        where = f"{host}/team/app:1"
+        first = world.build(TEXT, FILES, tags=(where,), **inline)
+        client.push(engine.open_store(world.home), where, where)
+        from_there = Place("registry", where)
+        other = another(world, tmp_path)
+        built = other.build(TEXT, FILES, cache_from=(from_there,), **inline)
+        assert (built.cached, built.digest) == (4, first.digest)  # of five: the other stage has a layer of its own
+        changed = another(world, tmp_path, 1).build(TEXT, {"a": "B"}, build_args=EPOCH, cache_from=(from_there,))
+        assert (changed.cached, changed.tree["c"][:7]) == (1, "f 644 B")
+        plain = world.build(TEXT, FILES, tags=(where,), build_args=EPOCH)
+        assert plain.digest != first.digest  # an image that was not asked to says nothing of how it came to be
+        client.push(engine.open_store(world.home), where, where)
+        fresh = another(world, tmp_path, 2)
+        assert fresh.build(TEXT, FILES, build_args=EPOCH, cache_from=(from_there,)).cached == 0  # and is no error
+
+
+@pytest.mark.kernel("overlay")
 def test_the_layers_of_steps_that_are_gone_go_too(world: World, tmp_path: Path) -> None:
     where = Place("local", str(tmp_path / "shared"))
     world.build(TEXT, FILES, no_cache=True, cache_to=(where,))
@@ -98,13 +125,14 @@ def test_a_blob_that_was_changed_is_not_taken(world: World, tmp_path: Path) -> N
         ("type=local,dest=/d,mode=max", Place("local", "/d")),
         ("type=registry,ref=r:5/a", Place("registry", "r:5/a:latest")),
         ("r:5/a:b", Place("registry", "r:5/a:b")),
+        ("type=inline", shared_cache.INLINE),
     ],
 )
 def test_a_place(text: str, expected: Place) -> None:
     assert shared_cache.place("--cache-to", text) == expected
 
 
-@pytest.mark.parametrize("text", ["type=inline", "type=local", "type=registry", "type=gha,ref=x", "type=local,name=x"])
+@pytest.mark.parametrize("text", ["type=local", "type=registry", "type=gha,ref=x", "type=local,name=x"])
 def test_what_is_no_place(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--cache-to type="):
         shared_cache.place("--cache-to", text)
@@ -147,6 +175,6 @@ def test_a_cache_that_is_damaged_is_named(tmp_path: Path, document: Any) -> None
 
 
 def test_what_is_no_cache_is_named(tmp_path: Path) -> None:
-    where = written(tmp_path, {}, "application/vnd.oci.image.config.v1+json")
-    with pytest.raises(Exception, match=r"layout: is not a build cache, but application/vnd.oci.image.config"):
+    where = written(tmp_path, {}, "application/vnd.cncf.helm.config.v1+json")
+    with pytest.raises(Exception, match=r"layout: is not a build cache, but application/vnd.cncf.helm"):
         fetch(where, str(tmp_path))
