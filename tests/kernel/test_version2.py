@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds import version2
+from tests.worlds import ROOT, version2
 
 pytestmark = pytest.mark.world
 
@@ -34,6 +34,26 @@ def test_the_kernel_tests_hold_there_too(tmp_path: Path) -> None:
     console, status = version2(f"{PYTEST} -k '{BUT}' {TESTS}", tmp_path, 600)
     assert status == 0, console
     assert re.search(r"^\d+ passed", console, re.MULTILINE) or " [100%]" in console, console
+
+
+def crun(directory: Path, seconds: float, **environment: str) -> None:
+    """The tests of `beside_crun.py`, with the crun that `./dev test` has unpacked."""
+    where = ROOT / ".cache/crun/usr"
+    if not (where / "bin/crun").exists():
+        pytest.skip("needs crun: sudo ./dev test")
+    given = {"CRUN": where / "bin/crun", "LD_LIBRARY_PATH": where / "lib/x86_64-linux-gnu", **environment}
+    words = " ".join(f"{name}={value}" for name, value in given.items())
+    console, status = version2(f"{words} {PYTEST} tests/kernel/beside_crun.py", directory, seconds)
+    assert status == 0, console
+
+
+def test_bundles_that_differ_on_crun_are_explained(tmp_path: Path) -> None:
+    crun(tmp_path, 300, QUICK="1")
+
+
+@pytest.mark.full
+def test_every_bundle_is_what_it_is_on_crun(tmp_path: Path) -> None:
+    crun(tmp_path, 900)
 
 
 def test_a_person_without_root_has_the_same_there(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import beside
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/conformance.md").read_text()
 ROW = re.compile(
@@ -58,3 +60,9 @@ def test_every_line_of_the_table_is_a_row() -> None:
 def test_no_requirement_is_told_twice() -> None:
     told = [(row.section, row.what) for row in rows()]
     assert len(told) == len(set(told))
+
+
+def test_each_difference_from_runc_and_crun_is_told() -> None:
+    """`python -c 'from tests import beside; print(beside.table())'` prints what has to be there."""
+    assert beside.table() in PAGE
+    assert set(beside.DIFFERENCES) <= set(beside.CASES)
