@@ -116,6 +116,28 @@ worker() {
     (umask 077 && echo "$token" >/etc/miniecs/join-token)
     service agent "--endpoint http://$manager:$port --data /var/lib/miniecs/agent --advertise-address $address \
 --instance-name $name --join-token-file /etc/miniecs/join-token${AGENT_OPTIONS:+ $AGENT_OPTIONS}"
+    # The agent trades the token for a key of its own. A manager that is made meanwhile knows the token a moment later.
+    tries=0
+    until [ -s /var/lib/miniecs/agent/credentials ]; do
+        tries=$((tries + 1))
+        if [ $tries = 60 ]; then
+            said=$(last_word)
+            case $said in
+                *"takes no such token"*) die "$said" ;;
+            esac
+            echo "provision: $name has not joined yet, and goes on trying: ${said:-$manager does not answer}" >&2
+            break
+        fi
+        sleep 0.2
+    done
+}
+
+last_word() {
+    if [ -d /run/systemd/system ]; then
+        journalctl --quiet --identifier miniecs --unit miniecs-agent --lines 1 --output cat
+    else
+        tail -n 1 /var/log/miniecs-agent.log 2>/dev/null || :
+    fi
 }
 
 changed=

@@ -1,7 +1,7 @@
 """A real `vagrant up` of a manager and a worker, emulated: what a learner does with the lab, once through.
 
 The tests are one story, in the order of this file: up, a task, provision again, the verbs of `./dev lab`, two
-exercises, reload, halt and up, destroy.
+exercises, reload, halt and up, destroy; then a second worker, and the exercises that need it.
 """
 
 import json
@@ -100,8 +100,12 @@ class VagrantLab:
             return []
         return list(self.aws("describe-container-instances", "--container-instances", *arns)["containerInstances"])
 
+    def active(self) -> list[bool]:
+        """Whether the agent of each instance is connected that has not been given up."""
+        return [one["agentConnected"] for one in self.instances() if one["status"] == "ACTIVE"]
+
     def connected(self) -> bool:
-        return [one["agentConnected"] for one in self.instances() if one["status"] == "ACTIVE"] == [True]
+        return self.active() == [True]
 
     def running(self) -> list[dict[str, Any]]:
         arns = self.aws("list-tasks", "--desired-status", "RUNNING")["taskArns"]
@@ -211,14 +215,19 @@ def test_its_cable_and_its_power_are_cut_by_dev_lab(lab: VagrantLab) -> None:
     until(lab.running)
 
 
-@pytest.mark.parametrize("exercise", ["1", "2"])
-def test_an_exercise_that_needs_no_second_worker(exercise: str, lab: VagrantLab) -> None:
+def solved(exercise: str, lab: VagrantLab) -> None:
+    """It fails, is solved, passes, is taken away and fails."""
     lab.dev_lab("setup", exercise)
     assert lab.dev_lab("check", exercise, status=1).endswith("\n0 of 20 points\n")
     lab.dev_lab("solve", exercise)
     assert lab.dev_lab("check", exercise).endswith("\n20 of 20 points\n")
     lab.dev_lab("reset-exercise", exercise)
     assert lab.dev_lab("check", exercise, status=1).endswith("\n0 of 20 points\n")
+
+
+@pytest.mark.parametrize("exercise", ["1", "2"])
+def test_an_exercise_that_needs_no_second_worker(exercise: str, lab: VagrantLab) -> None:
+    solved(exercise, lab)
 
 
 def test_a_reload_of_the_worker_is_survived(lab: VagrantLab) -> None:
@@ -246,6 +255,20 @@ def test_a_destroyed_worker_is_given_up_and_a_new_one_takes_its_work(lab: Vagran
     lab.dev_lab("up", "--workers", "1")
     (task,) = until(lab.running)
     assert "root:" in lab.page(task)
+
+
+def test_a_second_worker_joins_and_is_reset(lab: VagrantLab) -> None:
+    lab.aws("delete-service", "--service", "web", "--force")
+    lab.environment["WORKERS"] = "2"
+    lab.dev_lab("up", "--workers", "2")
+    until(lambda: lab.active() == [True, True])
+    lab.dev_lab("reset", "worker2")
+    until(lambda: lab.active() == [True, True])
+
+
+@pytest.mark.parametrize("exercise", ["3", "4", "5", "6"])
+def test_an_exercise_on_two_workers(exercise: str, lab: VagrantLab) -> None:
+    solved(exercise, lab)
 
 
 def test_an_up_that_was_interrupted_is_cleaned_up_by_destroy(lab: VagrantLab) -> None:

@@ -132,6 +132,22 @@ def test_a_token_that_is_not_good_is_refused_in_one_line_here_and_on_the_manager
     assert "join token expire expired at" in agent(cluster, "manager", "--join-token expire.0123456789abcdef")
 
 
+def test_a_worker_is_no_worker_whose_token_is_refused(cluster: Cluster) -> None:
+    key, unit = "/var/lib/miniecs/agent/credentials", "/opt/miniecs/vagrant/supervise.sh restart miniecs-agent"
+    provision = "/vagrant/vagrant/provision.sh worker worker1 192.168.56.11 192.168.56.10"
+    cluster.says("worker1", f"mv {key} /root && cp /etc/miniecs/join-token /root && {unit}")
+    try:
+        done = cluster.lab.run("worker1", f"JOIN_TOKEN=wrong0.0123456789abcdef {provision}")
+        assert done.returncode == 1 and "is a worker" not in done.stdout
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("provision: worker1: ")
+        assert last.endswith("join token wrong0 is unknown here; try, on the manager: miniecs token create")
+    finally:
+        cluster.says("worker1", f"mv /root/credentials {key} && mv /root/join-token /etc/miniecs/ && {unit}")
+        cluster.lab.provision(["worker1"])  # with the options of its size, and all names
+    until(lambda: cluster.is_connected("worker1"))
+
+
 def test_two_machines_cannot_have_one_address(cluster: Cluster) -> None:
     token = cluster.says("manager", "miniecs token create --ttl 10m")
     said = agent(cluster, "manager", f"--join-token {token} --advertise-address 192.168.56.11 --instance-name other")
