@@ -31,8 +31,7 @@ module Boxes
   def choose(machine, provider, processor, chosen)
     if chosen.to_s.empty?
       machine.box, machine.box_version = pinned(provider, processor)
-    elsif chosen.end_with?(".box")
-      Machines.refuse "LAB_BOX=#{chosen} is no file; try: sudo vagrant/box.sh #{chosen}" unless File.file?(chosen)
+    elsif file?(chosen)
       machine.box = OWN
       machine.box_url = "file://#{File.expand_path(chosen)}"
     else
@@ -40,15 +39,26 @@ module Boxes
     end
   end
 
-  # Vagrant is about to fetch a box: what to try when it cannot is said before, since Vagrant's own error does not.
-  def announce(provider, processor, environment)
-    return unless environment["LAB_BOX"].to_s.empty?
+  # A machine is about to be started: its file must be there; and if its box has to be fetched and cannot be, Vagrant's
+  # own error does not say what to try. So that is said after it.
+  def check(machines, provider, processor, environment)
+    chosen = environment["LAB_BOX"].to_s
+    Machines.refuse "LAB_BOX=#{chosen} is no file; try: sudo vagrant/box.sh #{chosen}" if file?(chosen) && !File.file?(chosen)
+    return unless chosen.empty?
 
     name, version = pinned(provider, processor)
     home = environment.fetch("VAGRANT_HOME") { File.join(Dir.home, ".vagrant.d") }
-    return if Dir.exist?(File.join(home, "boxes", name.gsub("/", "-VAGRANTSLASH-"), version))
+    place = File.join(home, "boxes", name.gsub("/", "-VAGRANTSLASH-"), version)
+    at_exit do
+      unless Dir.exist?(place) # not by `warn`, which Vagrant has silenced
+        $stderr.puts "vagrant: #{machines.map(&:name).join(", ")}: the box #{name} #{version} is not here and could not be " \
+                     "fetched; try: LAB_BOX=NAME, another one; or, of Debian packages: " \
+                     "sudo vagrant/box.sh lab.box && LAB_BOX=lab.box vagrant up"
+      end
+    end
+  end
 
-    warn "vagrant: the box #{name} #{version} will be fetched; if it cannot be: LAB_BOX=NAME takes another, and " \
-         "sudo vagrant/box.sh lab.box && LAB_BOX=lab.box makes one from Debian packages"
+  def file?(chosen)
+    chosen.end_with?(".box")
   end
 end

@@ -144,6 +144,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VagrantLab]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def test_a_box_that_cannot_be_fetched_is_one_line_at_the_end(lab: VagrantLab) -> None:
+    """The hypervisor's network leads nowhere."""
+    environment = {name: value for name, value in lab.environment.items() if name != "LAB_BOX"}
+    done = lab.hypervisor.run("vagrant", "up", cwd=ROOT / "vagrant", timeout=300, **environment)
+    assert done.returncode == 1
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("vagrant: manager, worker1: the box debian/bookworm64 ") and "try: LAB_BOX=NAME" in last
+    assert lab.domains() == ""
+
+
 def test_up_makes_a_manager_and_a_worker_that_joins_by_itself(lab: VagrantLab) -> None:
     said = lab.vagrant("up", "--no-parallel")
     assert "vagrant ssh manager" in said  # what to do next
