@@ -18,7 +18,7 @@ from minicontainer.oci.reference import Reference
 
 def open_store(home: Home) -> Store:
     containers.prepare(home)
-    return Store(f"{home.data}/oci")
+    return Store(f"{home.data}/oci", keeps_reserve=True)
 
 
 def image(home: Home, reference: str) -> Descriptor:

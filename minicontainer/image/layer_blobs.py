@@ -195,24 +195,15 @@ def finished(writer: Writer) -> Descriptor:
 
 
 class Summing:
-    """Compresses into a blob, and knows the digest of what was not compressed yet.
-
-    After a failure it takes the rest for nothing: tarfile writes what it still holds even when it is thrown away.
-    """
+    """Compresses into a blob, and knows the digest of what was not compressed yet."""
 
     def __init__(self, writer: Writer) -> None:
         self._hash = hashlib.sha256()
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=writer, mtime=0)  # type: ignore[call-overload]  # as above
-        self._has_failed = False
 
     def write(self, data: bytes) -> int:
-        if not self._has_failed:
-            try:
-                self._hash.update(data)
-                self._gzip.write(data)
-            except BaseException:
-                self._has_failed = True
-                raise
+        self._hash.update(data)
+        self._gzip.write(data)
         return len(data)
 
     def close(self) -> str:

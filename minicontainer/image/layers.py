@@ -112,9 +112,12 @@ def diff(upper: str, write: BinaryIO) -> None:
     try:
         for directory, name, path, found in walk_upper(top):
             _add(archive, directory, name, path, found, first_names)
+        archive.close()
+    except BaseException:
+        archive.fileobj.closed = True  # type: ignore[attr-defined]  # or what it holds is written when it is thrown away
+        raise
     finally:
         os.close(top)
-    archive.close()
 
 
 def walk_upper(directory: int, prefix: bytes = b"") -> Iterator[tuple[int, bytes, bytes, os.stat_result]]:

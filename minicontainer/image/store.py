@@ -136,10 +136,14 @@ class Writer:
 
 
 class Store:
-    """An OCI image layout in the directory `root`, made when absent."""
+    """An OCI image layout in the directory `root`, made when absent.
 
-    def __init__(self, root: str) -> None:
+    One that `keeps_reserve` has some room on the disk for the day that it is full.
+    """
+
+    def __init__(self, root: str, keeps_reserve: bool = False) -> None:
         self.root = root
+        self._keeps_reserve = keeps_reserve
         self.staging = f"{root}/staging"
         self._index_path = f"{root}/index.json"
         self._cached: tuple[tuple[int, int, int], tuple[Descriptor, ...]] | None = None
@@ -243,8 +247,9 @@ class Store:
             with suppress(FileNotFoundError):
                 os.unlink(reserve)
             files.write(self._index_path, data, mode=0o644, durable=True)
-        with suppress(OSError):  # not today: there will be another change
-            files.reserve(reserve, max(RESERVE, 2 * len(data)))
+        if self._keeps_reserve:
+            with suppress(OSError):  # not today: there will be another change
+                files.reserve(reserve, max(RESERVE, 2 * len(data)))
 
     def resolve(self, name_or_id: str) -> Descriptor:
         """The image by a name in the store, a reference, or (the start of) the digest of its manifest or config.

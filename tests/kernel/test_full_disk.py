@@ -215,3 +215,18 @@ def test_what_cannot_be_started_is_said_and_leaves_nothing(tmp_path: Path) -> No
         assert engine.list_containers(disk.home) == []
         assert os.listdir(f"{disk.home.data}/containers") == []
     assert disk.say("run", "--rm", "--network", "none", "busybox", "true") == (0, "")
+
+
+@pytest.mark.parametrize(
+    "words", [("images",), ("save", "busybox"), ("export", "one"), ("logs", "one"), ("cp", "one:/bin", "-")]
+)
+def test_what_cannot_be_printed_is_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    disk = Disk(tmp_path / "disk")
+    images.busybox(disk.home.data)
+    disk.say("run", "--name", "one", "--network", "none", "busybox", "echo", "hello")
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "minicontainer.cli", "--root", disk.home.data, *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode in (1, 125)
+    assert done.stderr.startswith("minicontainer: ") and done.stderr.endswith("No space left on device\n")
+    assert done.stderr.count("\n") == 1
