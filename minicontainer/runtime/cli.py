@@ -153,7 +153,7 @@ def _make(options: Options, own: Options, explain: "Explain | None", console: "R
         own.text("bundle", "."),
         console_socket=console.fileno() if console else own.text("console-socket") or None,
         pid_file=own.text("pid-file") or None,
-        preserve_fds=own.number("preserve-fds"),
+        preserve_fds=_preserved(own.number("preserve-fds")),
         listen_fds=_listen_fds(),
         warn=lambda text: complain(options, text, "warning"),
         born=_pidfd_sender(own, "standard"),
@@ -188,6 +188,18 @@ def _listen_fds() -> int:
     """How many sockets systemd gives to this process: sd_listen_fds(3)."""
     count = os.environ.get("LISTEN_FDS", "")
     return int(count) if os.environ.get("LISTEN_PID") == str(os.getpid()) and count.isdecimal() else 0
+
+
+def _preserved(count: int) -> int:
+    """How many descriptors more a program gets: those of the caller, before one of ours could have such a number."""
+    first = 3 + _listen_fds()
+    for descriptor in range(first, first + count):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            fix = f"try: --preserve-fds {descriptor - first}, or open it"
+            raise Error(f"--preserve-fds {count}: descriptor {descriptor} is not open; {fix}") from None
+    return count
 
 
 def _seal() -> None:
@@ -328,7 +340,7 @@ def _exec(options: Options, own: Options) -> int:
         process,
         console_socket=console.fileno() if console else own.text("console-socket") or None,
         pid_file=own.text("pid-file") or None,
-        preserve_fds=own.number("preserve-fds"),
+        preserve_fds=_preserved(own.number("preserve-fds")),
         listen_fds=_listen_fds(),
         ignore_paused=own.has("ignore-paused"),
         subgroups=tuple(own.values.get("cgroup", ())),

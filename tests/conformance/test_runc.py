@@ -37,6 +37,28 @@ def test_a_program_that_cannot_run_is_worded_alike(tmp_path: Path, program: str)
     assert wanted[0].strip('"') in our_words
 
 
+@pytest.mark.parametrize("count", range(4))
+@pytest.mark.parametrize("listening", [0, 1])
+def test_preserved_descriptors_are_those_that_the_caller_has_open(tmp_path: Path, count: int, listening: int) -> None:
+    """One that is not open would come to be one of the runtime's own, to which the program has no right."""
+    bundles.bundle(tmp_path, "sh", "-c", "for fd in 3 4 5 6 7 8 9; do (: <&$fd) 2>/dev/null && echo $fd; done; env")
+    (tmp_path / "text").write_text("text")
+    shell = 'export LISTEN_PID=$$ LISTEN_FDS=$1; shift; exec "$@" 3<text 4<text'
+    name = f"beside-{os.getpid()}"
+
+    def said(runtime: list[str]) -> tuple[int, list[str]]:
+        words = ["sh", "-c", shell, "sh", str(listening), *runtime]
+        status, text = call(words, tmp_path, "run", "--preserve-fds", str(count), name)
+        return status, sorted(text.splitlines())  # the environment is in any order
+
+    ours, theirs = said(OURS), said(["runc"])
+    if listening + count > 2:
+        assert ours[0] == 1 and "descriptor 5 is not open; try: --preserve-fds" in ours[1][0]
+    else:
+        assert ours == theirs
+        assert (ours[0], [line for line in ours[1] if line.isdecimal()]) == (0, ["3", "4"][: listening + count])
+
+
 def test_the_same_statuses_and_the_same_state(tmp_path: Path) -> None:
     bundles.bundle(tmp_path, "sleep", "60")
     name = f"beside-{os.getpid()}"
