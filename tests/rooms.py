@@ -29,6 +29,12 @@ APPLETS = (
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n"
 # What engines write to outside the directories that they are told: covered, so that the host's own is left alone.
 _COVERED = ("/run", "/var/lib/containers", "/var/lib/cni", "/etc/cni", "/dev/shm", "/var/lib/docker", "/etc/docker")
+# Where a container reads its limits: memory, memory and swap, processors, processes, and which processors.
+_LIMITS = {
+    False: ("memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes", "cpu/cpu.cfs_quota_us",
+            "pids/pids.max", "cpuset/cpuset.cpus"),
+    True: ("memory.max", "memory.swap.max", "cpu.max", "pids.max", "cpuset.cpus"),
+}  # fmt: skip
 _FIRST = """
 set -e
 hostname room
@@ -42,6 +48,15 @@ while :; do sleep 1000 & wait $!; done
 
 VOLUME_OPTIONS = ("ro", "private", "rprivate", "slave", "rslave", "shared", "rshared")  # that every engine knows
 LOOK_AT_VOLUME = "grep ' /v ' /proc/self/mountinfo | cut -d' ' -f4-6,7 | sed 's/:[0-9]*//'; touch /v/x"
+
+
+def version2() -> bool:
+    """Whether this computer has cgroups of version 2 alone."""
+    return cgroups.hierarchies().version2
+
+
+def limit_files() -> list[str]:
+    return [f"/sys/fs/cgroup/{name}" for name in _LIMITS[version2()]]
 
 
 class Said(NamedTuple):
@@ -82,23 +97,20 @@ class Room(NamedTuple):
 
 @contextmanager
 def room(directory: Path) -> Iterator[Room]:
-    """A room on a host with cgroup version 1, with version 2 beside it or not."""
+    """A room on a host with cgroup version 1, version 2, or both."""
     found = cgroups.hierarchies()
     directories = cgroups.resolve(found, f"minicontainer-room-{os.getpid()}")
     run(cgroups.make(directories, Resources(), found.version2, devices=False))
     inner = "/first" if found.version2 else ""  # of version 2: a cgroup with processes has no children with controllers
-    for path in directories.values():
-        os.makedirs(f"{path}{inner}", exist_ok=True)
-        if inner:
-            every = " ".join(f"+{name}" for name in cgroups.read(f"{path}/cgroup.controllers").split())
-            cgroups.write(f"{path}/cgroup.subtree_control", every)
     made = [path for path in _COVERED if not os.path.isdir(path)]
-    joins = "".join(f"echo $$ >{path}{inner}/cgroup.procs; " for path in directories.values())
+    begins, joins = (
+        "".join(f"echo $$ >{path}{below}/cgroup.procs; " for path in directories.values()) for below in ("", inner)
+    )
     script = directory / "first.sh"
     script.write_text(_FIRST.format(covered=" ".join(_COVERED), hierarchies="\n".join(_hierarchies())))
     unshare = "unshare --mount --net --ipc --uts --pid --cgroup --fork --kill-child --mount-proc --propagation private"
     with subprocess.Popen(
-        ["sh", "-c", f"{joins} exec {unshare} sh {script}"],
+        ["sh", "-c", f"{begins} exec {unshare} sh {script}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=(directory / "room.log").open("wb"),
@@ -106,6 +118,8 @@ def room(directory: Path) -> Iterator[Room]:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n", (directory / "room.log").read_text()
+            if inner:
+                _divide(directories[cgroups.UNIFIED], inner)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             yield Room(first=int(children[0]), directory=directory, joins=joins)
         finally:
@@ -118,11 +132,22 @@ def room(directory: Path) -> Iterator[Room]:
                     os.removedirs(path)
 
 
+def _divide(path: str, inner: str) -> None:
+    """The cgroup that a room sees as its root, for children with every controller: its processes go into one."""
+    os.mkdir(f"{path}{inner}")
+    for pid in cgroups.read(f"{path}/cgroup.procs").split():
+        cgroups.write(f"{path}{inner}/cgroup.procs", pid)
+    every = " ".join(f"+{name}" for name in cgroups.read(f"{path}/cgroup.controllers").split())
+    cgroups.write(f"{path}/cgroup.subtree_control", every)
+
+
 def _hierarchies() -> Iterator[str]:
     """Shell commands that mount each cgroup hierarchy of the host where the host has it."""
     entries = [entry for entry in procfs.mountinfo() if entry.fstype in ("cgroup", "cgroup2")]
     if any(entry.fstype == "cgroup" for entry in entries):
         yield "mount -t tmpfs none /sys/fs/cgroup"
+    else:
+        yield "umount --lazy /sys/fs/cgroup"  # it is mounted there once
     for entry in entries:
         options = ",".join(name for name in entry.super_options.split(",") if name not in ("rw", "ro", "xattr"))
         given = f"-o {options}" if entry.fstype == "cgroup" else ""

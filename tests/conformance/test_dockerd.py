@@ -17,8 +17,6 @@ pytestmark = pytest.mark.engine("dockerd", "docker", "runc")
 
 RUNTIMES = ("ours", "runc")
 Command = tuple[str, ...]
-LIMITS = [f"/sys/fs/cgroup/{one}" for one in ("memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes",
-                                              "cpu/cpu.cfs_quota_us", "pids/pids.max", "cpu/cpu.shares")]  # fmt: skip
 
 
 class Docker(NamedTuple):
@@ -107,9 +105,7 @@ ALIKE: dict[str, list[Command]] = {
         _run("--cgroupns=private", "box", "sh", "-c", "cat /proc/self/cgroup"),
     ],
     "limits of the cgroup": [
-        _run("--memory=64m", "--cpus=0.5", "--pids-limit=20", "--cpuset-cpus=0", "box", "cat",
-             *(f"/sys/fs/cgroup/{one}" for one in ("memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us",
-                                                    "pids/pids.max", "cpuset/cpuset.cpus"))),
+        _run("--memory=64m", "--cpus=0.5", "--pids-limit=20", "--cpuset-cpus=0", "box", "cat", *rooms.limit_files()),
         _run("--memory=16m", "--memory-swap=16m", "box", "dd", "if=/dev/zero", "of=/dev/null", "bs=64M"),
     ],
 }  # fmt: skip
@@ -130,6 +126,7 @@ def test_a_life_with_exec_logs_pause_kill_and_stop(docker: Docker) -> None:
     script = "trap 'echo got it; exit 3' TERM; echo begun; touch /ready; while :; do sleep 600 & wait $!; done"
     name = "box-RT"
     ready = ("exec", name, "sh", "-c", "until test -e /ready; do sleep 0.05; done; rm /ready")
+    limits = [*rooms.limit_files(), f"/sys/fs/cgroup/{'cpu.weight' if rooms.version2() else 'cpu/cpu.shares'}"]
     steps = [
         ("run", "-d", "--name", name, "--network", "none", "--runtime", "RT", "box", "sh", "-c", script),
         ready,
@@ -144,9 +141,9 @@ def test_a_life_with_exec_logs_pause_kill_and_stop(docker: Docker) -> None:
         ("inspect", "--format", "{{.State.Status}}", name),
         ("unpause", name),
         ("update", "--memory=50m", "--memory-swap=60m", "--cpus=0.3", "--pids-limit=33", "--cpu-shares=99", name),
-        ("exec", name, "cat", *LIMITS),
+        ("exec", name, "cat", *limits),
         ("update", "--memory=90m", "--memory-swap=100m", name),
-        ("exec", name, "cat", *LIMITS),
+        ("exec", name, "cat", *limits),
         ("top", name, "-o", "pid,comm"),
         ("kill", name),
         ("wait", name),

@@ -56,6 +56,23 @@ def test_every_bundle_is_what_it_is_on_crun(tmp_path: Path) -> None:
     crun(tmp_path, 900)
 
 
+ENGINES = " ".join(f"tests/conformance/test_{name}.py" for name in ("podman", "dockerd", "containerd"))
+
+
+def test_engines_are_told_the_same_by_us_and_by_runc_there(tmp_path: Path) -> None:
+    """Of the engines' tests those of output, exit status and limits; with `--lab full`, all."""
+    some = "output or limits_bind or metrics or left or (dockerd and cgroup)"
+    console, status = version2(f"{PYTEST} -k '{some}' {ENGINES}", tmp_path, 600)
+    assert status == 0, console
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ENGINES.split())
+def test_all_that_engines_are_told_is_the_same_there(tmp_path: Path, engine: str) -> None:
+    console, status = version2(f"{PYTEST} {engine}", tmp_path, 1800)
+    assert status == 0, console
+
+
 def test_a_person_without_root_has_the_same_there(tmp_path: Path) -> None:
     """Of `test_rootless.py` what has to do with cgroups, walls and the network; with `--lab full`, all of it."""
     some = "walls or delegated or ports or reaches or system_call"
