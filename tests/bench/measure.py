@@ -5,18 +5,29 @@ import resource
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from tests.bench import peers
+
+COMMANDS = Path(sys.executable).parent  # the installed ones, as people call them
+OURS, RUNTIME = f"{COMMANDS}/minicontainer", f"{COMMANDS}/minicontainer-runtime"
 
 
 class Contender(NamedTuple):
-    """Someone who does the job. `command` is run by a shell; `before` is not timed. `needs` names its program."""
+    """Someone who does the job. `command` is run by a shell; `before` is not timed. `needs` names its program.
+
+    `daemons` are processes that do a part of it; their CPU counts.
+    """
 
     name: str
     command: str | Callable[[], object]
     needs: str = ""
     before: Callable[[], object] = lambda: None
+    daemons: tuple[int, ...] = ()
 
     @property
     def is_here(self) -> bool:
@@ -24,7 +35,7 @@ class Contender(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Medians of one contender, in seconds. CPU is that of the contender's own processes, no daemon's."""
+    """Medians of one contender, in seconds. CPU is that of the contender's own processes, and of its daemons."""
 
     name: str
     wall: float
@@ -67,17 +78,22 @@ def compare(title: str, contenders: Sequence[Contender], rounds: int, note: str 
 def once(contender: Contender) -> tuple[float, float]:
     """Wall and CPU seconds of one go."""
     contender.before()
-    cpu, began = _cpu(), time.perf_counter()
+    cpu, began = _cpu(contender.daemons), time.perf_counter()
     if callable(contender.command):
         contender.command()
     else:
-        subprocess.run(["/bin/sh", "-c", contender.command], check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    return time.perf_counter() - began, _cpu() - cpu
+        call(contender.command)
+    return time.perf_counter() - began, _cpu(contender.daemons) - cpu
 
 
-def _cpu() -> float:
+def call(command: str) -> None:
+    """A line for the shell, which has to succeed."""
+    subprocess.run(["/bin/sh", "-c", command], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def _cpu(daemons: Sequence[int]) -> float:
     found = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in found)
+    return sum(usage.ru_utime + usage.ru_stime for usage in found) + sum(map(peers.cpu, daemons))
 
 
 def _medians(times: list[tuple[float, float]]) -> tuple[float, float]:
