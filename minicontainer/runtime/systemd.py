@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from minicontainer.errors import Error
+from minicontainer.linux import procfs
 from minicontainer.linux.dbus import Connection, DBusError
 from minicontainer.linux.processes import set_pdeathsig
 from minicontainer.oci.runtime import DeviceRule, Resources, Spec
@@ -132,6 +133,9 @@ def stop(scope: str) -> None:
 
 
 def _connection() -> Connection:
+    if os.geteuid() or procfs.in_user_namespace():
+        why = "without the host's root it would take the person's own systemd, which is not built"
+        raise Error(f"--systemd-cgroup: {why}; try: the cgroupfs driver of your engine")
     try:
         return Connection(_SOCKET)
     except (OSError, DBusError) as error:

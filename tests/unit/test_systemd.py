@@ -129,3 +129,15 @@ def test_a_host_without_systemd_is_said_as_runc_says_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(systemd, "_SOCKET", "/nowhere/private")
     with pytest.raises(Error, match="systemd not running on this host, cannot use systemd cgroups manager"):
         systemd.stop("a.scope")
+
+
+@pytest.mark.parametrize(("uid", "inside"), [(1000, False), (0, True)])
+def test_without_the_host_s_root_it_is_refused_with_what_to_try(
+    monkeypatch: pytest.MonkeyPatch, uid: int, inside: bool
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr("minicontainer.linux.procfs.in_user_namespace", lambda: inside)
+    with pytest.raises(
+        Error, match=r"^--systemd-cgroup: without the host's root .* not built; try: the cgroupfs driver"
+    ):
+        systemd.set_properties("one.scope", [])
