@@ -19,7 +19,13 @@ def main() -> NoReturn:
     if _MAKERS.intersection(sys.argv[1:]):
         from minicontainer.runtime import sealing  # 3 ms, and only a process in a container can do harm
 
-        sealing.seal_interpreter(sys.orig_argv)
+        try:
+            sealing.seal_interpreter(sys.orig_argv)
+        except PermissionError as error:
+            what = "a container's root must not reach the interpreter, and a mount that keeps it out cannot be made"
+            sys.exit(
+                f"minicontainer-runtime: {what} ({error.strerror}); try: as root, or unshare --map-root-user --mount"
+            )
     from minicontainer.runtime import cli  # after sealing: see above
 
     status = cli.main()

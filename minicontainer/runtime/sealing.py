@@ -14,6 +14,7 @@ from contextlib import suppress
 from minicontainer.linux.flags import (
     AT_EMPTY_PATH,
     AT_FDCWD,
+    CLONE_NEWNS,
     MNT_DETACH,
     MOUNT_ATTR_RDONLY,
     MOVE_MOUNT_F_EMPTY_PATH,
@@ -21,7 +22,7 @@ from minicontainer.linux.flags import (
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
 )
-from minicontainer.linux.syscalls import mount_setattr, move_mount, open_tree, umount
+from minicontainer.linux.syscalls import mount_setattr, move_mount, open_tree, umount, unshare
 
 SEALED = "/run/sealed-minicontainer/python3"  # `dev` writes it into the command, which asks whether it is there
 _RUNNING = "/proc/self/exe"
@@ -39,7 +40,12 @@ def seal_interpreter(arguments: list[str], path: str = SEALED, running: str = _R
     """
     if interpreter_is_sealed():
         return
-    tree = open_tree(AT_FDCWD, running, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    try:
+        tree = open_tree(AT_FDCWD, running, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    except PermissionError:  # who has a user namespace and no mount namespace of its own gets one
+        unshare(CLONE_NEWNS)
+        here = os.readlink(running)  # what /proc/self/exe leads to is of the mount namespace that was left
+        tree = open_tree(AT_FDCWD, here, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
     mount_setattr(tree, "", AT_EMPTY_PATH, MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE)
     with suppress(OSError):  # a mount that cannot be kept lives as long as the program
         keep(tree, path)

@@ -109,3 +109,20 @@ def test_where_it_cannot_be_kept_the_program_is_sealed_all_the_same(tmp_path: Pa
     code = SEALED.format(root=ROOT, path="/proc/nowhere/python3")
     said = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert said.stdout == "True\n", said.stderr
+
+
+@pytest.mark.parametrize("spaces", ["--user", "--user --mount"])
+def test_a_user_namespace_seals_it_with_or_without_a_mount_namespace(tmp_path: Path, spaces: str) -> None:
+    program = [sys.executable, "-c", SEALED.format(root=ROOT, path=str(tmp_path / "sealed/python3")), "kept"]
+    command = ["unshare", *spaces.split(), "--map-root-user", *program]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True kept\n", "")
+
+
+def test_who_may_not_seal_it_is_told_so_in_one_line(tmp_path: Path) -> None:
+    bundles.bundle(tmp_path, "true")
+    code = f"import sys; sys.path.insert(0, {ROOT!r}); from minicontainer.runtime.main import main; main()"
+    command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", code]
+    done = subprocess.run([*command, "run", "one"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("minicontainer-runtime: ") and "; try: as root" in done.stderr
