@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from minicontainer.arguments import (
     LIST,
@@ -252,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         return _whole_process()
     try:
-        return dispatch(list(arguments))
+        status = dispatch(list(arguments))
+        sys.stdout.flush()  # here, where a disk that is full is told as every other failure
+        return status
     except Error as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.exit_code
@@ -273,10 +276,8 @@ def _whole_process() -> NoReturn:
     """The process lives for this one command: nothing is collected, and nothing taken apart at its end (6 ms)."""
     gc.disable()
     status = main(sys.argv[1:])
-    try:
+    with suppress(OSError):  # it has been told
         sys.stdout.flush()
-    except BrokenPipeError:
-        status = INTERRUPTED
     os._exit(status)
 
 

@@ -26,11 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(chosen.run(chosen))
+        status = int(chosen.run(chosen))
+        sys.stdout.flush()  # here, where a disk that is full is told as every other failure
+        return status
     except KeyboardInterrupt:
         return 130
     except (Error, OSError) as error:
         print(f"miniecs: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and arguments is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own flush does not fail too
         return error.exit_code if isinstance(error, Error) else 1
 
 

@@ -135,8 +135,10 @@ def room(directory: Path) -> Iterator[Room]:
 def _divide(path: str, inner: str) -> None:
     """The cgroup that a room sees as its root, for children with every controller: its processes go into one."""
     os.mkdir(f"{path}{inner}")
-    for pid in cgroups.read(f"{path}/cgroup.procs").split():
-        cgroups.write(f"{path}{inner}/cgroup.procs", pid)
+    while pids := cgroups.read(f"{path}/cgroup.procs").split():  # again: one may have forked before it was moved
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                cgroups.write(f"{path}{inner}/cgroup.procs", pid)
     every = " ".join(f"+{name}" for name in cgroups.read(f"{path}/cgroup.controllers").split())
     cgroups.write(f"{path}/cgroup.subtree_control", every)
 

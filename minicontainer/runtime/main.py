@@ -29,7 +29,13 @@ def main() -> NoReturn:
     from minicontainer.runtime import cli  # after sealing: see above
 
     status = cli.main()
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = 128 + 13  # SIGPIPE: who read it had enough
+    except OSError as error:
+        print(f"minicontainer-runtime: standard output: {error.strerror}", file=sys.stderr)
+        status = 1
     sys.stderr.flush()
     os._exit(status)  # not by way of the interpreter's end: 4 ms of taking every module apart
 

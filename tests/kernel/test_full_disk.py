@@ -224,9 +224,23 @@ def test_what_cannot_be_printed_is_one_line(tmp_path: Path, words: tuple[str, ..
     disk = Disk(tmp_path / "disk")
     images.busybox(disk.home.data)
     disk.say("run", "--name", "one", "--network", "none", "busybox", "echo", "hello")
+    for buffered in ("", "1"):
+        assert not_printed("minicontainer.cli", "--root", disk.home.data, *words, PYTHONUNBUFFERED=buffered) in (1, 125)
+
+
+@pytest.mark.parametrize("module", ["minicontainer.runtime.main list", "miniecs token generate"])
+def test_what_other_commands_cannot_print_is_one_line_too(module: str) -> None:
+    assert not_printed(*module.split(), PYTHONUNBUFFERED="") == 1
+
+
+def not_printed(module: str, *words: str, **environment: str) -> int:
+    """The exit status of a command that says in one line that its standard output is full."""
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "minicontainer.cli", "--root", disk.home.data, *words]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode in (1, 125)
-    assert done.stderr.startswith("minicontainer: ") and done.stderr.endswith("No space left on device\n")
-    assert done.stderr.count("\n") == 1
+        command = [sys.executable, "-m", module, *words]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | environment
+        )
+    program, space, said = done.stderr.partition(": ")
+    assert program in ("minicontainer", "minicontainer-runtime", "miniecs") and space, done.stderr
+    assert "No space left on device" in said and said.endswith("\n") and said.count("\n") == 1, done.stderr
+    return done.returncode
