@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,9 @@ def test_who_follows_sees_what_was_and_what_comes_also_over_a_rotation(tmp_path:
     def write() -> None:
         for number in range(60):
             log.append("stdout", f"{number}\n".encode())
+            deadline = time.monotonic() + 10
+            while len(seen) < number - 10 and time.monotonic() < deadline:  # two rotations ahead, a file is lost
+                done.wait(0.001)
             done.wait(0.002)
         log.close()
         done.set()
