@@ -445,11 +445,11 @@ async def persist(what: str, attempt: Callable[[], Awaitable[Any]], may_go_on: C
             if not may_go_on(refusal):
                 raise
             slowly = REFUSED_DELAY if refusal.for_credentials else 0.0
-            obstacle = str(refusal)
+            obstacle, verdict = str(refusal), "is refused"
         except UNREACHABLE as error:
-            obstacle = unreachable(error)
+            obstacle, verdict = unreachable(error), "waits for the control plane"
         if obstacle != said:
-            warn(f"{what} fails, trying again", obstacle=obstacle)
+            warn(f"{what} {verdict}, trying again", obstacle=obstacle)  # provision.sh reads it
             said = obstacle
         await asyncio.sleep(max(delay * (0.8 + 0.4 * random.random()), slowly))
         delay = min(delay * 1.5, LAST_DELAY)

@@ -150,6 +150,9 @@ def _sync(lab: Lab, chosen: argparse.Namespace) -> int:
 
 
 def _push(lab: Lab, chosen: argparse.Namespace) -> int:
+    for source in chosen.source:
+        if not source.exists():
+            raise Error(f"there is no {source} here to push")
     lab.push(chosen.source, chosen.directory, [chosen.to] if chosen.to else [])
     return 0
 

@@ -232,11 +232,8 @@ class LightLab:
         """Copy files and directories of this computer into a directory of the machines.
 
         Raises:
-            Error: one is not there, or could not be copied.
+            Error: one could not be copied.
         """
-        for source in sources:
-            if not source.exists():
-                raise Error(f"there is no {source} here to push")
 
         def copy(name: str) -> None:
             for source in sources:

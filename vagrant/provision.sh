@@ -6,7 +6,8 @@
 #
 # ADDRESS is where the others reach this machine; each NAME:ADDRESS is a machine that this one shall know by its name.
 # It needs this checkout in /vagrant (CHECKOUT says otherwise) and a join token in JOIN_TOKEN or in vagrant/.join-token.
-# AGENT_OPTIONS are for the worker's agent, such as "--cpu 2048": without, it offers what the machine has.
+# AGENT_OPTIONS are for the worker's agent, such as "--cpu 2048": without, it offers what the machine has. PATIENCE is for
+# how many seconds a manager that does not answer, or refuses, may be one that is being made: 30.
 set -eu
 usage="provision: usage: provision.sh manager|worker NAME ADDRESS [MANAGER_ADDRESS] [NAME:ADDRESS]..."
 [ $# -ge 3 ] || { echo "$usage" >&2 && exit 2; }
@@ -77,14 +78,26 @@ CODE
     if [ -d /run/systemd/system ]; then
         [ -z "$changed" ] || systemctl daemon-reload
         systemctl --quiet enable "$unit"
-        if [ -n "$changed" ]; then systemctl restart "$unit"; else systemctl start "$unit"; fi
+        [ -z "$changed" ] || systemctl stop "$unit"
+        since=$(date +%s.%6N)
+        systemctl start "$unit"
     else
         mkdir -p /etc/systemd/system/multi-user.target.wants
         ln -sf "../$unit.service" "/etc/systemd/system/multi-user.target.wants/$unit.service"
         printf '#!/bin/sh\n/opt/miniecs/vagrant/supervise.sh boot\n' >/etc/rc.local
         chmod 755 /etc/rc.local
-        if [ -n "$changed" ]; then action=restart; else action=start; fi
-        /opt/miniecs/vagrant/supervise.sh $action "$unit"
+        [ -z "$changed" ] || /opt/miniecs/vagrant/supervise.sh stop "$unit"
+        since=$(wc -c 2>/dev/null </var/log/"$unit".log || echo 0)
+        /opt/miniecs/vagrant/supervise.sh start "$unit"
+    fi
+}
+
+# What the service has said since it was started here.
+said() {
+    if [ -d /run/systemd/system ]; then
+        journalctl --quiet --identifier miniecs --unit "$unit" --since "@$since" --output cat
+    else
+        tail -c "+$((since + 1))" /var/log/"$unit".log
     fi
 }
 
@@ -114,35 +127,41 @@ PROFILE
 worker() {
     install -d -m 700 /etc/miniecs
     (umask 077 && echo "$token" >/etc/miniecs/join-token)
+    [ -s /var/lib/miniecs/agent/credentials ] || changed=yes # the agent shall ask with this token
     service agent "--endpoint http://$manager:$port --data /var/lib/miniecs/agent --advertise-address $address \
 --instance-name $name --join-token-file /etc/miniecs/join-token${AGENT_OPTIONS:+ $AGENT_OPTIONS}"
-    # The agent trades the token for a key of its own. A manager that is made meanwhile knows the token a moment later.
-    tries=0
-    until [ -s /var/lib/miniecs/agent/credentials ]; do
-        tries=$((tries + 1))
-        if [ $tries = 60 ]; then
-            said=$(last_word)
-            case $said in
-                *"takes no such token"*) die "$said" ;;
-            esac
-            echo "provision: $name has not joined yet, and goes on trying: ${said:-$manager does not answer}" >&2
-            break
-        fi
-        sleep 0.2
+    [ -z "$changed" ] || membership
+}
+
+# Waits for what the manager says to the agent: one on a slow machine takes a minute until it asks. An obstacle has to
+# last: a manager that is made at the same time answers a little later, and knows the token a moment after that.
+membership() {
+    started='' met='' && now
+    while [ $((now - ${started:=$now})) -lt 180 ]; do
+        why=$(said | awk '/session begins/ { member = 1 } !/ INFO / { why = $0 } END { print member ? "member" : why }')
+        case $why in
+            member) return ;;
+            "") met= ;;
+            *) [ $((now - ${met:=$now})) -lt "${PATIENCE:-30}" ] || break ;;
+        esac
+        sleep 0.5
+        now
     done
+    rm -f /etc/miniecs/agent.code # so that provisioning again starts the agent again, and waits again
+    case $why in
+        "") die "its agent says nothing; try: journalctl -u miniecs-agent, or: tail /var/log/miniecs-agent.log" ;;
+        *"waits for the control plane"*) became="joins as soon as $manager:$port answers: ${why##*obstacle=}" ;;
+        *) die "${why#*WARNING }" ;;
+    esac
 }
 
-last_word() {
-    if [ -d /run/systemd/system ]; then
-        journalctl --quiet --identifier miniecs --unit miniecs-agent --lines 1 --output cat
-    else
-        tail -n 1 /var/log/miniecs-agent.log 2>/dev/null || :
-    fi
-}
+# Seconds since the machine booted: a clock that is set meanwhile does not count. As a variable, since a process costs 0.1 s
+# on a machine without hardware.
+now() { IFS=. read -r now _ </proc/uptime; }
 
-changed=
+changed='' became="is a $role at $address"
 names "$@"
 CHECKOUT=$checkout "$checkout/vagrant/install.sh"
 "$role"
 sync # so that a power cut finds it whole
-echo "provision: $name is a $role at $address"
+echo "provision: $name $became"

@@ -177,11 +177,8 @@ class VagrantLab:
         """Copy files and directories of this computer into a directory of the machines.
 
         Raises:
-            Error: one is not there, or could not be copied.
+            Error: one could not be copied.
         """
-        for source in sources:
-            if not source.exists():
-                raise Error(f"there is no {source} here to push")
         there = shlex.quote(target)
         for name in list(names) or [one.node.name for one in self.status() if one.is_on]:
             for source in sources:

@@ -1,6 +1,7 @@
 """What becomes of tasks when machines, cables, agents and the manager fail: each machine has a kernel to lose."""
 
 import re
+import shlex
 from datetime import datetime
 from typing import Any
 
@@ -115,43 +116,48 @@ def test_a_machine_that_is_drained_gives_its_tasks_to_the_others(cluster: Cluste
 # A log has zeros in it after a power cut: grep is told that it is text all the same.
 
 
-def agent(cluster: Cluster, machine: str, options: str) -> str:
-    """What another agent says on a machine, until it ends or for some seconds."""
-    command = f"timeout 20 miniecs agent --endpoint http://192.168.56.10:8600 --data /tmp/other {options} 2>&1; true"
-    return cluster.says(machine, f"rm -rf /tmp/other; {command}")
+def agent(cluster: Cluster, options: str, expected: str) -> None:
+    """Start another agent on the manager, until it says what is expected of it."""
+    command = f"miniecs agent --endpoint http://192.168.56.10:8600 --data /tmp/other {options} 2>/tmp/said & pid=$!"
+    wait = f"for try in $(seq 200); do grep -q {shlex.quote(expected)} /tmp/said && break; sleep 0.2; done"
+    said = cluster.says("manager", f"rm -rf /tmp/other; {command}; {wait}; kill $pid; wait $pid; cat /tmp/said")
+    assert expected in said
 
 
 def test_a_token_that_is_not_good_is_refused_in_one_line_here_and_on_the_manager(cluster: Cluster) -> None:
-    said = agent(cluster, "manager", "--join-token expire.0123456789abcdef")
     wanted = "join token expire is unknown here; try, on the manager: miniecs token create"
-    assert said.splitlines()[-1].endswith(wanted)
+    agent(cluster, "--join-token expire.0123456789abcdef", wanted)
     log = cluster.says("manager", "grep -a 'agent refused' /var/log/miniecs-server.log | tail -1")
     assert wanted in log
     assert "0123456789abcdef" not in log
+
+
+def provision(cluster: Cluster, token: str, manager: str = "192.168.56.10") -> tuple[int, str]:
+    """Make worker1 a worker once more; the exit status and the last line of it."""
+    command = f"PATIENCE=2 JOIN_TOKEN={token} /vagrant/vagrant/provision.sh worker worker1 192.168.56.11 {manager} 2>&1"
+    done = cluster.lab.run("worker1", command)
+    return done.returncode, done.stdout.strip().splitlines()[-1]
+
+
+def test_a_worker_is_a_worker_when_its_manager_takes_it(cluster: Cluster) -> None:
+    good = cluster.says("manager", "miniecs token create --ttl 10m")
     cluster.says("manager", "miniecs token create --token expire.0123456789abcdef --ttl 1s; sleep 2")
-    assert "join token expire expired at" in agent(cluster, "manager", "--join-token expire.0123456789abcdef")
-
-
-def test_a_worker_is_no_worker_whose_token_is_refused(cluster: Cluster) -> None:
-    key, unit = "/var/lib/miniecs/agent/credentials", "/opt/miniecs/vagrant/supervise.sh restart miniecs-agent"
-    provision = "/vagrant/vagrant/provision.sh worker worker1 192.168.56.11 192.168.56.10"
-    cluster.says("worker1", f"mv {key} /root && cp /etc/miniecs/join-token /root && {unit}")
+    cluster.says("worker1", "/opt/miniecs/vagrant/supervise.sh stop miniecs-agent; rm -r /var/lib/miniecs/agent")
     try:
-        done = cluster.lab.run("worker1", f"JOIN_TOKEN=wrong0.0123456789abcdef {provision}")
-        assert done.returncode == 1 and "is a worker" not in done.stdout
-        last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith("provision: worker1: ")
-        assert last.endswith("join token wrong0 is unknown here; try, on the manager: miniecs token create")
+        status, said = provision(cluster, "expire.0123456789abcdef")
+        assert status == 1 and said.startswith("provision: worker1: ") and "join token expire expired at" in said
+        status, said = provision(cluster, good, "192.168.56.9")
+        assert status == 0
+        assert said.startswith("provision: worker1 joins as soon as 192.168.56.9:8600 answers: ")
     finally:
-        cluster.says("worker1", f"mv /root/credentials {key} && mv /root/join-token /etc/miniecs/ && {unit}")
-        cluster.lab.provision(["worker1"])  # with the options of its size, and all names
-    until(lambda: cluster.is_connected("worker1"))
+        cluster.lab.provision(["worker1"])
+    assert cluster.is_connected("worker1")
 
 
 def test_two_machines_cannot_have_one_address(cluster: Cluster) -> None:
     token = cluster.says("manager", "miniecs token create --ttl 10m")
-    said = agent(cluster, "manager", f"--join-token {token} --advertise-address 192.168.56.11 --instance-name other")
-    assert "worker1 is connected and has the address 192.168.56.11; try: miniecs agent --advertise-address" in said
+    said = "worker1 is connected and has the address 192.168.56.11; try: miniecs agent --advertise-address"
+    agent(cluster, f"--join-token {token} --advertise-address 192.168.56.11 --instance-name other", said)
     assert set(cluster.instances()) == {"worker1", "worker2"}
 
 

@@ -74,6 +74,7 @@ def test_a_lab_that_is_up_is_gone_on_with_as_it_is(backend: str, kind: str, dire
             "",
             "lab: no machine 'worker9' in the lab; there are: manager, worker1, worker2",
         ),
+        ("uml", ["push", "nothing", "/root"], "", "lab: there is no nothing here to push"),
         ("vagrant", ["push", "nothing", "/root"], "", "lab: there is no nothing here to push"),
     ],
 )

@@ -128,11 +128,6 @@ def test_a_machine_that_is_not_in_the_lab_is_named(tmp_path: Path) -> None:
         LightLab(directory).ssh("worker1")
 
 
-def test_what_is_not_there_is_not_pushed(tmp_path: Path) -> None:
-    with pytest.raises(Error, match=r"there is no .*/absent here to push"):
-        LightLab(tmp_path / "lab").push([tmp_path / "absent"], "/root")
-
-
 def test_the_lab_is_not_loaded_for_its_help() -> None:
     done = subprocess.run([sys.executable, "-m", "vagrant.lab", "--help"], capture_output=True, text=True, check=True)
     assert all(f"    {verb} " in done.stdout or f"    {verb}\n" in done.stdout for verb in lab.VERBS)
