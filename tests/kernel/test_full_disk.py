@@ -76,6 +76,27 @@ def said_so(said: str, where: str) -> None:
     assert "No space left on device" in said and where in lines[0], said
 
 
+def comes_in(disk: Disk, name: str, *command: str) -> None:
+    """What brings an image, on a disk that is full ever later: it says so and leaves nothing, or has brought it."""
+    assert disk.names() == []  # the store is made
+    before = disk.free
+    for size in sizes(12 << 20):
+        disk.leave(size)
+        code, said = disk.say(*command)
+        if code == 0:  # what is left was enough
+            disk.say("rmi", name)
+        else:
+            said_so(said, str(disk.place))
+            assert disk.names() == []
+        check(disk.home)
+        disk.empty()
+        disk.say("image", "prune", "--all", "--force")
+        assert disk.free > before - SLACK
+    assert disk.say(*command)[0] == 0
+    check(disk.home)
+    assert len(disk.names()) == 1
+
+
 def test_while_an_image_is_pulled(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "disk")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -84,44 +105,13 @@ def test_while_an_image_is_pulled(tmp_path: Path) -> None:
     with registries.serving(tmp_path / "served") as (host, _):
         name = f"{host}/large:1"
         client.push(store, "docker.io/library/large:1", name)
-        assert disk.names() == []  # the store is made
-        before = disk.free
-        for size in sizes(12 << 20):
-            disk.leave(size)
-            code, said = disk.say("pull", name)
-            if code == 0:  # what is left was enough
-                disk.say("rmi", name)
-            else:
-                said_so(said, str(disk.place))
-                assert disk.names() == []
-            check(disk.home)
-            disk.empty()
-            disk.say("image", "prune", "--all", "--force")
-            assert disk.free > before - SLACK
-        assert disk.say("pull", name)[0] == 0
-        check(disk.home)
-        assert disk.names() == [name]
+        comes_in(disk, name, "pull", name)
 
 
 def test_while_an_image_is_loaded(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "disk")
     _, archive = large(tmp_path)
-    assert disk.names() == []  # the store is made
-    before = disk.free
-    for size in sizes(12 << 20):
-        disk.leave(size)
-        code, said = disk.say("load", "-i", str(archive))
-        if code == 0:
-            disk.say("rmi", "large:1")
-        else:
-            said_so(said, str(disk.place))
-            assert disk.names() == []
-        check(disk.home)
-        disk.empty()
-        disk.say("image", "prune", "--all", "--force")
-        assert disk.free > before - SLACK
-    assert disk.say("load", "-i", str(archive))[0] == 0
-    check(disk.home)
+    comes_in(disk, "large:1", "load", "-i", str(archive))
 
 
 def test_while_an_image_is_built(tmp_path: Path) -> None:
