@@ -69,6 +69,21 @@ def test_the_journal_has_what_the_agent_says(cluster: Cluster) -> None:
     assert "registered arn=" in cluster.says("worker1", "journalctl --no-pager -u miniecs-agent")
 
 
+def test_a_worker_whose_token_has_expired_is_told_so_from_the_journal(cluster: Cluster) -> None:
+    expired = "expire.0123456789abcdef"
+    cluster.says("manager", f"miniecs token create --token {expired} --ttl 1s; sleep 2")
+    cluster.says("worker1", "systemctl stop miniecs-agent; rm -r /var/lib/miniecs/agent")
+    try:
+        provision = "/vagrant/vagrant/provision.sh worker worker1 192.168.56.11 192.168.56.10"
+        done = cluster.lab.run("worker1", f"PATIENCE=2 JOIN_TOKEN={expired} {provision} 2>&1")
+        last = done.stdout.strip().splitlines()[-1]
+        assert done.returncode == 1 and last.startswith("provision: worker1: ")
+        assert "join token expire expired at" in last
+    finally:
+        cluster.lab.provision(["worker1"])
+    until(lambda: cluster.is_connected("worker1", "worker2"), cluster.instances, SECONDS)
+
+
 def test_provisioning_again_changes_nothing_and_restarts_nothing(cluster: Cluster) -> None:
     before = {machine: main_pid(cluster, machine) for machine in UNITS}
     cluster.says("worker1", "rm /vagrant/dev")
