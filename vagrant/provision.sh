@@ -97,7 +97,7 @@ said() {
     if [ -d /run/systemd/system ]; then
         journalctl --quiet --identifier miniecs --unit "$unit" --since "@$since" --output cat
     else
-        tail -c "+$((since + 1))" /var/log/"$unit".log
+        tail -c "+$((since + 1))" /var/log/"$unit".log 2>/dev/null || : # it is made by the service
     fi
 }
 
