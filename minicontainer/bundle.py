@@ -66,7 +66,7 @@ RLIMITS = frozenset(
 NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _ID_DIGITS = 10  # of 32 bits; also, int() refuses more than 4300
 CPU_PERIOD = 100_000  # microseconds: the kernel's default
-SECURITY_OPTIONS = "no-new-privileges[=BOOL], seccomp=unconfined"
+SECURITY_OPTIONS = "no-new-privileges[=BOOL], seccomp=unconfined, apparmor=PROFILE"
 
 
 class Account(NamedTuple):
@@ -83,6 +83,7 @@ class Security(NamedTuple):
 
     no_new_privileges: bool = True
     confined: bool = True
+    apparmor: str = ""
 
 
 def spec(container: Container, image: ContainerConfig, account: Account, seccomp: Seccomp | None) -> Spec:
@@ -287,6 +288,8 @@ def security(options: Options) -> Security:
             found = found._replace(no_new_privileges=value != "false")
         elif (name, value) == ("seccomp", "unconfined"):
             found = found._replace(confined=False)
+        elif name == "apparmor" and value:
+            found = found._replace(apparmor=value)
         else:
             raise Error(f"--security-opt {option} is not built; known are: {SECURITY_OPTIONS}")
     return found
@@ -308,6 +311,7 @@ def process_of(
         capabilities=Capabilities(bounding=names, effective=held, permitted=held),
         rlimits=tuple(Rlimit(f"RLIMIT_{limit.name.upper()}", limit.soft, limit.hard) for limit in options.ulimits),
         no_new_privileges=security(options).no_new_privileges,
+        apparmor_profile=security(options).apparmor,
     )
 
 

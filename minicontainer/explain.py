@@ -89,7 +89,7 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     born = {one.type for one in spec.linux.namespaces if not one.path} - later
     with creation.Descriptors() as opened:
         joins = creation.joins_by_path(opened, spec)
-        flags = sum(creation.NAMESPACES[kind][0] for kind in born)
+        flags = sum(checks.NAMESPACES[kind][0] for kind in born)
         _rehearse(creation.clone(flags, joins, -1, creation.clocks(spec)), shown)
     link = init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"))
     _rehearse(creation.settle(CHILD, spec, state, child.mapped, bound, link), shown)
@@ -110,8 +110,9 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
 
 def _child(spec: Spec, keyring: str) -> init.Child:
     profile = spec.linux.seccomp
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, creation.Descriptors() as opened:
         filter_of = creation.filter_of(profile, cache)
+        asked = creation.asked_of(opened, spec.process, spec)
     return init.Child(
         process=spec.process,
         pipes=init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"), start=Later("FIFO")),
@@ -120,7 +121,7 @@ def _child(spec: Spec, keyring: str) -> init.Child:
         keyring=keyring,
         filter=filter_of,
         last_capability=procfs.cap_last_cap(),
-        scheduling=creation.scheduling_of(spec.process, spec),
+        asked=asked,
     )
 
 

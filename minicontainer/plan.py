@@ -52,6 +52,8 @@ _WRITTEN = {
     "cap_ambient_raise": "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, {})",
     "seccomp_load": "seccomp(SECCOMP_SET_MODE_FILTER, {1}, {0})",
     "join_keyring": "keyctl(KEYCTL_JOIN_SESSION_KEYRING, {})",
+    "set_context": "write(/proc/thread-self/attr/{1}, {2})",
+    "change_profile": "aa_change_onexec({1})",
     "execute": "execve({}, {}, {})",
     "pidfd_of": "pidfd_open({})",
     "send": "pidfd_send_signal({}, {})",

@@ -51,7 +51,7 @@ FLAGS = (
     Flag(("--sysctl",), "a setting of the kernel, of the container's own namespaces", LIST, "NAME=VALUE"),
     Flag(("--cap-add",), "add a capability", LIST, "NAME"),
     Flag(("--cap-drop",), "drop a capability, or ALL", LIST, "NAME"),
-    Flag(("--security-opt",), "no-new-privileges=false, seccomp=unconfined", LIST, "OPTION"),
+    Flag(("--security-opt",), "no-new-privileges=false, seccomp=unconfined, apparmor=PROFILE", LIST, "OPTION"),
     Flag(("--read-only",), "a root file system that cannot be written"),
     Flag(("--mount",), "type=bind|volume,src=SOURCE,dst=DIR[,ro], or type=tmpfs,dst=DIR", LIST, "KEY=VALUE,..."),
     Flag(("--volumes-from",), "the volumes of another container", LIST, "CONTAINER[:ro]"),

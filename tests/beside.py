@@ -338,7 +338,6 @@ DIFFERENCES = {
 LINES = {
     "who owns /dev/null": (r"^crw-rw-rw- .* 1,   3 _ ",
         "crun gives the standard streams, here that device, to the container's user"),
-    "/dev/core": (r"/dev/core -> /proc/kcore$", "crun makes this link to what is masked; the specification has none"),
     "what lies over masked files": (r"^/null /proc/", "crun binds the host's /dev/null, we and runc the container's"),
     "the super block of /sys": (r"^/ /sys\S* r[ow],", "crun makes the mount read-only, we what is mounted, too"),
     "flags of bound devices": (r"^/(full|null|random|tty|urandom|zero) /dev/",

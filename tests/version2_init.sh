@@ -14,6 +14,7 @@ cd /mnt/root || exit
 mkdir -p mnt/old mnt/disk
 mount -n --move /proc proc
 mount -n -t sysfs sysfs sys
+mount -n -t securityfs securityfs sys/kernel/security
 mount -n -t devtmpfs devtmpfs dev
 mkdir -p dev/pts dev/shm
 mount -n -t devpts devpts dev/pts

@@ -8,11 +8,13 @@ ROOT = Path(__file__).parents[1]
 KERNEL = "/usr/bin/linux.uml"
 
 
-def version2(command: str, directory: Path, seconds: float, systemd: bool = False) -> tuple[str, int]:
+def version2(
+    command: str, directory: Path, seconds: float, systemd: bool = False, kernel: tuple[str, ...] = ()
+) -> tuple[str, int]:
     """Run a shell command of this checkout in a user-mode-linux machine whose cgroups are all v2.
 
-    `directory` takes its files; the first process is a script, or systemd. Returns what the console showed, and the
-    exit status (-1: the command did not end).
+    `directory` takes its files; the first process is a script, or systemd; `kernel`: more words for its kernel. Returns
+    what the console showed, and the exit status (-1: the command did not end).
     """
     disk, script = directory / "disk.ext4", directory / "command.sh"
     script.write_text(command + "\n")
@@ -37,6 +39,7 @@ def version2(command: str, directory: Path, seconds: float, systemd: bool = Fals
         f"command={script}",
         f"directory={ROOT}",
         f"first={'systemd' if systemd else 'script'}",
+        *kernel,
     ]
     # UML has a process for each of the guest's: they are ended as the session that they are.
     with subprocess.Popen(

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -247,9 +247,12 @@ class LightLab:
 
     def _provision(self, names: Sequence[str]) -> None:
         _stage_images()
-        self._each(names, self._provision_one)
+        manager = next(iter(self.machines()))
+        # A manager that is made at the same time takes its token late, on a slow computer: no refusal is the last word.
+        settings = {"PATIENCE": "180"} if manager in names else {}
+        self._each(names, lambda name: self._provision_one(name, settings))
 
-    def _provision_one(self, name: str) -> None:
+    def _provision_one(self, name: str, more: Mapping[str, str]) -> None:
         machines = self.machines()
         manager, machine = next(iter(machines.values())).node, machines[name]
         # The image has the Python packages of its day; wheels travel only when there are others since.
@@ -266,7 +269,8 @@ class LightLab:
             "worker", name, machine.node.address, manager.address,
         ]  # fmt: skip
         # user-mode-linux shows one CPU, whatever nodes.yaml gives the machine.
-        settings = {"JOIN_TOKEN": self.state["token"], "AGENT_OPTIONS": f"--cpu {machine.node.cpus * 1024}"}
+        options = f"--cpu {machine.node.cpus * 1024}"
+        settings = {"JOIN_TOKEN": self.state["token"], "AGENT_OPTIONS": options, **more}
         words = ["env", *(f"{key}={value}" for key, value in settings.items()), "/vagrant/vagrant/provision.sh"]
         done = subprocess.run(machine.ssh(shlex.join([*words, *role, *known])), capture_output=True, text=True)
         if done.returncode:

@@ -6,10 +6,30 @@ Stands between the spec as a value and the runtime. Ruled by runtime-spec config
 from collections.abc import Callable, Iterator
 
 from minicontainer.errors import Error
-from minicontainer.linux.flags import CAPABILITIES, RLIMITS
+from minicontainer.linux.flags import (
+    CAPABILITIES,
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    RLIMITS,
+)
 from minicontainer.oci.runtime import Capabilities, Hooks, Linux, Mount, Personality, Process, Resources, Spec
 
-NAMESPACES = {"user", "mount", "pid", "network", "ipc", "uts", "cgroup", "time"}
+NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
+    "user": (CLONE_NEWUSER, "user"),
+    "mount": (CLONE_NEWNS, "mnt"),
+    "pid": (CLONE_NEWPID, "pid"),
+    "network": (CLONE_NEWNET, "net"),
+    "ipc": (CLONE_NEWIPC, "ipc"),
+    "uts": (CLONE_NEWUTS, "uts"),
+    "cgroup": (CLONE_NEWCGROUP, "cgroup"),
+    "time": (CLONE_NEWTIME, "time"),
+}  # fmt: skip
 CLOCKS = {"monotonic", "boottime"}
 PROPAGATIONS = {
     f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "shared", "slave", "unbindable")
@@ -86,10 +106,10 @@ def _process(process: Process, has_console: bool) -> Iterator[str]:
         yield "process.terminal needs a socket that takes the terminal; try: --console-socket, or terminal false"
     if has_console and not process.terminal:
         yield "a console socket is given, and process.terminal is false"
-    if process.apparmor_profile not in ("", "unconfined"):
-        yield f"process.apparmorProfile {process.apparmor_profile!r} is not supported by this runtime; try: unconfined"
-    if process.selinux_label:
-        yield "process.selinuxLabel is not supported by this runtime; try: without it"
+    if process.apparmor_profile or process.selinux_label:
+        from minicontainer.runtime import labels  # few hosts have them
+
+        yield from labels.complaints(process)
     for limit in process.rlimits:
         if limit.type not in RLIMITS:
             yield f"process.rlimits: {limit.type} is unknown; try: RLIMIT_NOFILE"
@@ -102,7 +122,7 @@ def _process(process: Process, has_console: bool) -> Iterator[str]:
 def _linux(spec: Spec) -> Iterator[str]:
     linux = spec.linux
     kinds = [namespace.type for namespace in linux.namespaces]
-    yield from (f"linux.namespaces: {kind!r} is not supported by this runtime" for kind in set(kinds) - NAMESPACES)
+    yield from (f"linux.namespaces: {kind!r} is not supported by this runtime" for kind in set(kinds) - set(NAMESPACES))
     if len(set(kinds)) != len(kinds):
         yield "linux.namespaces names one kind twice"
     mount = linux.namespace("mount")
@@ -118,7 +138,9 @@ def _linux(spec: Spec) -> Iterator[str]:
     if linux.rootfs_propagation and linux.rootfs_propagation not in PROPAGATIONS:
         yield f"linux.rootfsPropagation {linux.rootfs_propagation!r} is unknown; try: rslave"
     if linux.mount_label:
-        yield "linux.mountLabel is not supported by this runtime; try: without it"
+        from minicontainer.runtime import labels  # few hosts have them
+
+        yield from labels.complaints_of_context("linux.mountLabel", linux.mount_label)
     yield from (
         f"linux.devices: {device.path} is of no known type" for device in linux.devices if device.type not in "cubp"
     )

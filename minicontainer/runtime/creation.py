@@ -21,12 +21,7 @@ from minicontainer.linux.flags import (
     AT_RECURSIVE,
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWPID,
-    CLONE_NEWTIME,
     CLONE_NEWUSER,
-    CLONE_NEWUTS,
     MOUNT_ATTR_IDMAP,
 )
 from minicontainer.linux.syscalls import clone3, mount_setattr, namespace_kind
@@ -35,17 +30,6 @@ from minicontainer.plan import Explain, Plan, Step, StepFailed, run
 from minicontainer.runtime import cgroups, checks, init, rootfs, seccomp, states
 from minicontainer.runtime.operations import poststop, remove_cgroups
 from minicontainer.values import Any, NamedTuple
-
-NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
-    "user": (CLONE_NEWUSER, "user"),
-    "mount": (CLONE_NEWNS, "mnt"),
-    "pid": (CLONE_NEWPID, "pid"),
-    "network": (CLONE_NEWNET, "net"),
-    "ipc": (CLONE_NEWIPC, "ipc"),
-    "uts": (CLONE_NEWUTS, "uts"),
-    "cgroup": (CLONE_NEWCGROUP, "cgroup"),
-    "time": (CLONE_NEWTIME, "time"),
-}  # fmt: skip
 
 
 class Caller(NamedTuple):
@@ -157,7 +141,7 @@ def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, sta
     )
     child = _child(opened, root, spec.process, spec, pipes, caller)
     born = [namespace.type for namespace in spec.linux.namespaces if not namespace.path]
-    new = sum(NAMESPACES[kind][0] for kind in born if kind != "time")
+    new = sum(checks.NAMESPACES[kind][0] for kind in born if kind != "time")
     child = child._replace(
         mapped=bool(new & CLONE_NEWUSER),
         dumpable=int(bool(new & CLONE_NEWUSER) and procfs.in_user_namespace()),
@@ -273,7 +257,7 @@ def _child(
         parent_death_signal=caller.parent_death_signal,
         filter=filter_of(spec.linux.seccomp, f"{root}/{states.FILTERS}"),
         last_capability=procfs.cap_last_cap(),
-        scheduling=scheduling_of(process, spec),
+        asked=asked_of(opened, process, spec),
         explain=caller.explain and _explain_of_child(opened, caller.explain),
     )
 
@@ -286,13 +270,19 @@ def filter_of(profile: Seccomp | None, cache: str) -> init.Filter | None:
     return init.Filter(seccomp.program(profile, cache), seccomp.load_flags(profile), notifies)
 
 
-def scheduling_of(process: Process, spec: Spec) -> "Callable[[], Plan[None]] | None":
-    asked, domain = (process.scheduler, process.io_priority), spec.linux.personality
-    if (*asked, domain) == (None, None, None):
-        return None
-    from minicontainer.runtime import scheduling  # few containers ask for any of it
+def asked_of(opened: Descriptors, process: Process, spec: Spec) -> tuple[Callable[[], Plan[None]], ...]:
+    """What few processes ask for, ready to be done: the child cannot load what it needs."""
+    asked: list[Callable[[], Plan[None]]] = []
+    if (process.scheduler, process.io_priority, spec.linux.personality) != (None, None, None):
+        from minicontainer.runtime import scheduling  # few processes ask for it
 
-    return lambda: scheduling.steps(process, domain)
+        asked.append(lambda: scheduling.steps(process, spec.linux.personality))
+    if process.apparmor_profile or process.selinux_label:
+        from minicontainer.runtime import labels  # few hosts have them
+
+        proc = opened.add(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        asked.append(labels.asked(process, proc))
+    return tuple(asked)
 
 
 def _explain_of_child(opened: Descriptors, explain: Explain) -> Explain:
@@ -318,7 +308,7 @@ def joins_by_path(opened: Descriptors, spec: Spec) -> list[init.Join]:
     joins = []
     for namespace in sorted(spec.linux.namespaces, key=lambda one: one.type == "user"):
         if namespace.path:
-            flag, _ = NAMESPACES[namespace.type]
+            flag, _ = checks.NAMESPACES[namespace.type]
             descriptor = opened.add(os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC))
             if namespace_kind(descriptor) != flag:
                 raise Error(f"linux.namespaces: {namespace.path} is no {namespace.type} namespace")
@@ -491,7 +481,7 @@ def _join_process(opened: Descriptors, current: State) -> init.Join:
     """All namespaces of the container's first process that are not the caller's own."""
     descriptor = opened.add(os.pidfd_open(current.pid))
     others = 0
-    for flag, name in NAMESPACES.values():
+    for flag, name in checks.NAMESPACES.values():
         with suppress(FileNotFoundError):  # a kernel without time namespaces, say
             if os.stat(f"/proc/{current.pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
                 others |= flag

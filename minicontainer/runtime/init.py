@@ -110,7 +110,7 @@ class Child(NamedTuple):
     keyring: str = ""
     filter: Filter | None = None
     last_capability: int = len(CAPABILITIES) - 1
-    scheduling: Callable[[], Plan[None]] | None = None  # policy, I/O priority, personality
+    asked: tuple[Callable[[], Plan[None]], ...] = ()  # scheduling, labels: what few ask for
     affinity: tuple[Step, ...] = ()  # of `exec`: before it is in the cgroup, and then
     explain: Explain | None = None
 
@@ -348,16 +348,16 @@ def open_terminal(console: int, process: Process, first_process: bool) -> None:
 
 def strip(child: Child) -> "Plan[tuple[str, dict[str, str]]]":
     process = child.process
-    if child.keyring:
-        yield Step(join_keyring, (child.keyring,), "no keys of the caller's session")
     if child.pipes.start < 0:
         yield from child.affinity[:1]
         yield _wait_to_join(child)
         yield from child.affinity[1:]
         if process.terminal:
             yield Step(open_terminal, (child.console, process, False), "a terminal of the container's own")
-    if child.scheduling is not None:
-        yield from child.scheduling()
+    for steps in child.asked:
+        yield from steps()
+    if child.keyring:
+        yield Step(join_keyring, (child.keyring,), "no keys of the caller's session")
     if child.filter is not None and not process.no_new_privileges:
         yield from _limits(process)
         yield from _load(child, "only the system calls of the profile; now, since it needs CAP_SYS_ADMIN")

@@ -93,3 +93,8 @@ def parse_options(options: tuple[str, ...]) -> MountOptions:
             parsed = parsed._replace(data=(*parsed.data, option))
     asked = {name: name in options for name in ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")}
     return parsed._replace(**asked)  # type: ignore[arg-type]  # the names are those of flags
+
+
+def context_of(label: str, fstype: str) -> tuple[str, ...]:
+    """The option by which SELinux gives all files of a file system one context, where they have none of their own."""
+    return (f"context={label}",) if label and fstype not in ("proc", "sysfs", "mqueue") else ()

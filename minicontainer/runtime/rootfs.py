@@ -49,7 +49,7 @@ from minicontainer.linux.syscalls import (
 )
 from minicontainer.oci.runtime import Device, Linux, Mount, Spec
 from minicontainer.plan import Plan, Step
-from minicontainer.runtime.mount_options import PROPAGATION, MountOptions, parse_options
+from minicontainer.runtime.mount_options import PROPAGATION, MountOptions, context_of, parse_options
 from minicontainer.values import NamedTuple
 
 _PASSES = {  # what becomes of later mounts: mount_namespaces(7)
@@ -65,13 +65,10 @@ _SHOWS = {  # why a container has one of its own
     "mqueue": "the message queues of this ipc namespace",
     "tmpfs": "a directory in memory, which dies with the container",
 }  # fmt: skip
-DEVICES = (
-    Device(type="c", path="/dev/null", major=1, minor=3, file_mode=0o666),
-    Device(type="c", path="/dev/zero", major=1, minor=5, file_mode=0o666),
-    Device(type="c", path="/dev/full", major=1, minor=7, file_mode=0o666),
-    Device(type="c", path="/dev/random", major=1, minor=8, file_mode=0o666),
-    Device(type="c", path="/dev/urandom", major=1, minor=9, file_mode=0o666),
-    Device(type="c", path="/dev/tty", major=5, minor=0, file_mode=0o666),
+_DEVICE_NUMBERS = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+DEVICES = tuple(
+    Device(type="c", path=f"/dev/{name}", major=major, minor=minor, file_mode=0o666)
+    for name, major, minor in _DEVICE_NUMBERS
 )
 _DEVICE_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 _DEV_LINKS = {
@@ -80,6 +77,7 @@ _DEV_LINKS = {
     "/dev/stdout": "/proc/self/fd/1",
     "/dev/stderr": "/proc/self/fd/2",
     "/dev/ptmx": "pts/ptmx",
+    "/dev/core": "/proc/kcore",
 }  # fmt: skip
 # What may cover a part of /proc: files that tools read, and that lxcfs and its like replace.
 _PROC_MAY_COVER = {
@@ -143,8 +141,7 @@ def _open_bind(entry: Mount, options: MountOptions, default: int, bundle: str) -
         yield from _propagation(descriptor, (default,), entry.destination)
     yield from set_attributes(descriptor, options, entry.destination)
     yield from _propagation(descriptor, options.propagation, entry.destination)
-    directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-    return Tree(descriptor=descriptor, destination=entry.destination, options=options, directory=directory)
+    return Tree(descriptor, entry.destination, options, directory=stat.S_ISDIR(os.fstat(descriptor).st_mode))
 
 
 def set_attributes(descriptor: int, options: MountOptions, destination: str) -> Plan[None]:
@@ -180,9 +177,9 @@ def new_trees(spec: Spec, bound: Iterable[Tree], cgroups: CgroupView, joined: Pl
             trees.append(next(by_destination))
         elif entry.type in ("cgroup", "cgroup2"):
             yield from joined
-            trees += yield from _cgroup_trees(entry, options, cgroups)
+            trees += yield from _cgroup_trees(entry, options, cgroups, spec.linux.mount_label)
         else:
-            trees.append((yield from _new_tree(entry, options)))
+            trees.append((yield from _new_tree(entry, options, spec.linux.mount_label)))
     yield from joined
     return trees + list(by_destination)  # then the devices
 
@@ -201,25 +198,34 @@ def new_mount(fstype: str, source: str, data: tuple[str, ...], attributes: int) 
         os.close(context)
 
 
-def _new_tree(entry: Mount, options: MountOptions) -> Plan[Tree]:
+def _new_tree(entry: Mount, options: MountOptions, label: str) -> Plan[Tree]:
     # What is read-only and empty must be writable until its own mount points are made in it.
     late = MOUNT_ATTR_RDONLY if entry.type == "tmpfs" else 0
     superblock = ("ro",) if options.set & MOUNT_ATTR_RDONLY and not late else ()
     if options.tmpcopyup:
         import shutil  # noqa: F401  # now or never: see copy_up
-    arguments = (entry.type, entry.source, (*options.data, *superblock), options.set & ~late)
+    data = (*options.data, *superblock, *context_of(label, entry.type))
+    arguments = (entry.type, entry.source, data, options.set & ~late)
     descriptor = yield Step(new_mount, arguments, f"{entry.destination}: {_SHOWS.get(entry.type, entry.type)}")
+    if label and entry.type == "mqueue":
+        yield Step(label_root, (descriptor, label), "these files have a context each: here, the directory")
     yield from _propagation(descriptor, options.propagation, entry.destination)
     return Tree(descriptor=descriptor, destination=entry.destination, options=options, fstype=entry.type)
 
 
-def _cgroup_trees(entry: Mount, options: MountOptions, cgroups: CgroupView) -> Plan[list[Tree]]:
+def label_root(tree: int, label: str) -> None:
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+    os.setxattr(directory, "security.selinux", label.encode())
+    os.close(directory)
+
+
+def _cgroup_trees(entry: Mount, options: MountOptions, cgroups: CgroupView, label: str) -> Plan[list[Tree]]:
     """Version 2: one mount. Version 1: a tmpfs with one mount for each controller, as on a host."""
     if cgroups.version2:
         tree = yield from _cgroup_tree("cgroup2", "", entry.destination, options, cgroups)
         return [tree]
     base = entry._replace(type="tmpfs", source="cgroup", options=(*entry.options, "mode=755"))
-    trees = [(yield from _new_tree(base, parse_options(base.options)))]
+    trees = [(yield from _new_tree(base, parse_options(base.options), label))]
     for controller in cgroups.directories:
         if controller:  # the empty name is version 2 without controllers, beside version 1
             place = f"{entry.destination}/{controller.removeprefix('name=')}"
@@ -229,8 +235,8 @@ def _cgroup_trees(entry: Mount, options: MountOptions, cgroups: CgroupView) -> P
 
 def _cgroup_tree(fstype: str, controller: str, place: str, options: MountOptions, cgroups: CgroupView) -> Plan[Tree]:
     if cgroups.private:
-        data = controller.replace("=", "=", 1)
-        arguments = (fstype, "cgroup", (data, *options.data) if data else options.data, options.set)
+        data = (controller, *options.data) if controller else options.data
+        arguments = (fstype, "cgroup", data, options.set)
         descriptor = yield Step(new_mount, arguments, "a view of cgroups whose root is the container's own")
     else:
         source = cgroups.directories[controller]
@@ -243,8 +249,7 @@ def _cgroup_tree(fstype: str, controller: str, place: str, options: MountOptions
 def enter(root: Tree, no_pivot: bool) -> Plan[None]:
     """Make the rootfs the root of this process, and the host's root unreachable."""
     yield Step(mount, (None, "/", None, MS_REC | MS_SLAVE), "nothing that is mounted here shall appear on the host")
-    arguments = (root.descriptor, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
-    yield Step(move_mount, arguments, "put the rootfs over the root")
+    yield Step(move_mount, (root.descriptor, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), "it covers the root")
     yield from _change_root(root, no_pivot)
 
 
@@ -285,7 +290,6 @@ def enter_with_hooks(
 
 def furnish(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
     """Put the mounts in place, make the devices and links, and close what must be closed."""
-    trees = list(trees)
     for tree in trees:
         if tree.options.tmpcopyup:
             yield Step(copy_up, (tree.descriptor, tree.destination), "it starts as a copy of what it covers")
@@ -306,7 +310,7 @@ def close_off(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
         yield Step(mount_setattr, (AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY), "the rootfs is read-only")
     for path in filter(os.path.exists, spec.linux.readonly_paths):
         yield Step(make_readonly, (path,), "it shows the whole host: to be read only")
-    yield from _mask(spec.linux.masked_paths)
+    yield from _mask(spec.linux.masked_paths, spec.linux.mount_label)
     if propagation := PROPAGATION.get(spec.linux.rootfs_propagation, 0):
         yield Step(mount, (None, "/", None, propagation), "the propagation that config.json asks for")
 
@@ -397,13 +401,13 @@ def make_readonly(path: str) -> None:
         os.close(target)
 
 
-def _mask(paths: Iterable[str]) -> Plan[None]:
+def _mask(paths: Iterable[str], label: str) -> Plan[None]:
     covered = ""
     for path in filter(os.path.exists, paths):
         if not os.path.isdir(path):
             yield Step(cover_by_null, (path,), "it tells about the host: reads give nothing")
         elif not covered:
-            yield Step(cover_by_empty, (path,), "it tells about the host: it looks empty")
+            yield Step(cover_by_empty, (path, context_of(label, "tmpfs")), "it tells about the host: it looks empty")
             covered = path
         else:
             yield Step(cover_by_copy, (covered, path), "the same emptiness")
@@ -418,9 +422,9 @@ def cover_by_null(path: str) -> None:
     _cover_path(tree, path)
 
 
-def cover_by_empty(path: str) -> None:
+def cover_by_empty(path: str, context: tuple[str, ...]) -> None:
     """Cover a directory by one that is empty and stays so."""
-    _cover_path(new_mount("tmpfs", "tmpfs", ("ro", "nr_inodes=1"), MOUNT_ATTR_RDONLY), path)
+    _cover_path(new_mount("tmpfs", "tmpfs", ("ro", "nr_inodes=1", *context), MOUNT_ATTR_RDONLY), path)
 
 
 def cover_by_copy(source: str, path: str) -> None:
@@ -447,7 +451,8 @@ def _dev(spec: Spec) -> Plan[None]:
         for device in devices(spec.linux):
             yield Step(make_device, (device,), "a device of the container's own")
     for link, target in _DEV_LINKS.items():
-        yield Step(make_link, (target, link), "programs expect these names")
+        if link != "/dev/core" or os.path.exists(target):  # as other runtimes: masked, and not in every kernel
+            yield Step(make_link, (target, link), "programs expect these names")
 
 
 def make_device(device: Device) -> None:

@@ -34,10 +34,6 @@ IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3
 DOMAINS = {"LINUX": 0x0000, "LINUX32": 0x0008}  # linux/personality.h
 
 
-def asked(process: Process, domain: Personality | None) -> bool:
-    return (process.scheduler, process.io_priority, domain) != (None, None, None)
-
-
 def steps(process: Process, domain: Personality | None) -> Plan[None]:
     """While the process still has the privileges that some of it needs."""
     if process.scheduler is not None:

@@ -84,6 +84,7 @@ def test_output_exit_status_and_what_cannot_run(ctr: Ctr) -> None:
         ("--read-only",),
         ("--cap-add=CAP_NET_RAW", "--cap-drop=CAP_CHOWN"),
         ("--seccomp",),
+        ("--apparmor-default-profile=ctr-default",),
         ("--device=/dev/kmsg",),
         ("--rlimit-nofile=99",),
         ("--user=1000:1000", "--cwd=/etc", "--env=A=b", "--hostname=foo"),
@@ -93,7 +94,8 @@ def test_output_exit_status_and_what_cannot_run(ctr: Ctr) -> None:
     ids=lambda flags: flags[0].lstrip("-").partition("=")[0],
 )
 def test_a_container_is_what_it_is_with_runc(ctr: Ctr, flags: tuple[str, ...]) -> None:
-    look = "id; pwd; echo $A; hostname; ulimit -n; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; touch /x; ls /dev"
+    look = "id; pwd; echo $A; hostname; cat /proc/self/attr/current; "
+    look += "ulimit -n; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; touch /x; ls /dev"
     ctr.same((*_run(ctr, *flags), "/bin/sh", "-c", look))
 
 

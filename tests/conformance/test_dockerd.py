@@ -86,6 +86,10 @@ ALIKE: dict[str, list[Command]] = {
         _run("--security-opt", "no-new-privileges", "box", "grep", "-E", "NoNew|Seccomp", "/proc/self/status"),
         _run("--security-opt", "seccomp=unconfined", "box", "grep", "-E", "NoNew|Seccomp", "/proc/self/status"),
     ],
+    "the profile of a security module": [
+        _run("box", "cat", "/proc/self/attr/current"),
+        _run("--security-opt", "apparmor=unconfined", "box", "cat", "/proc/self/attr/current"),
+    ],
     "devices": [
         _run("--device", "/dev/kmsg:/dev/message:r", "box", "stat", "-c", "%F %a %t:%T", "/dev/message"),
         _run("--device-cgroup-rule", "c 1:11 r", "box", "true"),

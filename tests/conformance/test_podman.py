@@ -100,6 +100,11 @@ ALIKE: dict[str, list[tuple[str, ...]]] = {
         _run("--security-opt", "seccomp=unconfined", "box", "grep", "-E", "NoNew|Seccomp", "/proc/self/status"),
         _sh("ls /bin; cat /proc/kcore | head -c 1 | wc -c", "--security-opt", "mask=/etc"),
     ],
+    "the profile of a security module": [
+        _run("box", "cat", "/proc/self/attr/current"),
+        _run("--security-opt", "apparmor=unconfined", "box", "cat", "/proc/self/attr/current"),
+        _run("--privileged", "box", "cat", "/proc/self/attr/current"),
+    ],
     "devices": [
         _run("--device", "/dev/kmsg:/dev/message:r", "box", "stat", "-c", "%F %a %t:%T", "/dev/message"),
         _run("--device-cgroup-rule", "c 1:11 r", "box", "true"),

@@ -15,6 +15,7 @@ TESTS = " ".join(
     for name in ("cgroups", "runtime", "one_container", "update", "hooks", "specification")
 )
 
+APPARMOR = ("security=apparmor",)
 PYTEST = f"CI=true {sys.executable} -m pytest -q --color=no"
 BUT = "not as_a_table"  # ps(1) says nothing there
 
@@ -60,16 +61,21 @@ ENGINES = " ".join(f"tests/conformance/test_{name}.py" for name in ("podman", "d
 
 
 def test_engines_are_told_the_same_by_us_and_by_runc_there(tmp_path: Path) -> None:
-    """Of the engines' tests those of output, exit status and limits; with `--lab full`, all."""
-    some = "output or limits_bind or metrics or left or (dockerd and cgroup)"
-    console, status = version2(f"{PYTEST} -k '{some}' {ENGINES}", tmp_path, 600)
+    """Of the engines' tests those of output, exit status and limits; with `--lab full`, all.
+
+    The kernel has AppArmor, as Debian's has: each engine gives its containers a profile then.
+    """
+    some = "output or profile or limits_bind or metrics or left or (dockerd and cgroup)"
+    loaded = "cat /sys/kernel/security/apparmor/profiles"
+    console, status = version2(f"{PYTEST} -k '{some}' {ENGINES} && {loaded}", tmp_path, 600, kernel=APPARMOR)
     assert status == 0, console
+    assert set(re.findall(r"(\w+)-default.* \(enforce\)", console)) == {"docker", "containers", "ctr"}
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("engine", ENGINES.split())
 def test_all_that_engines_are_told_is_the_same_there(tmp_path: Path, engine: str) -> None:
-    console, status = version2(f"{PYTEST} {engine}", tmp_path, 1800)
+    console, status = version2(f"{PYTEST} {engine}", tmp_path, 1800, kernel=APPARMOR)
     assert status == 0, console
 
 

@@ -178,6 +178,7 @@ def test_security_options_are_honoured_or_refused_by_name() -> None:
     assert not spec(security_opt=("no-new-privileges=false",)).process.no_new_privileges
     assert spec(security_opt=("no-new-privileges",)).process.no_new_privileges
     assert spec(security_opt=("seccomp:unconfined",)).linux.seccomp is None
+    assert spec(security_opt=("apparmor=calm",)).process.apparmor_profile == "calm"
     with pytest.raises(Error, match="--security-opt label=disable is not built"):
         spec(security_opt=("label=disable",))
 

@@ -38,7 +38,7 @@ MINICONTAINER = {
     ),
     3: (
         "bundle run_options terminal",
-        "runtime/ devices hooks program resources rootfs scheduling seccomp",
+        "runtime/ devices hooks labels program resources rootfs scheduling seccomp",
         "network/ iptables_rules nftables_rules ports",
         "image/ layers overlays store",
         "registry/ settings",

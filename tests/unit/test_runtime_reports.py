@@ -62,7 +62,7 @@ def test_features_are_what_the_tables_say(capsys: pytest.CaptureFixture[str]) ->
     assert "time" in linux["namespaces"]
     assert linux["cgroup"]["v2"] and linux["cgroup"]["systemd"]
     assert "SCMP_ACT_NOTIFY" in linux["seccomp"]["actions"]
-    assert linux["apparmor"] == {"enabled": False}
+    assert linux["apparmor"] == {"enabled": True}
 
 
 def test_every_action_that_is_told_of_can_be_compiled() -> None:
