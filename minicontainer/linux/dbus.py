@@ -5,7 +5,6 @@ jeepney. Its connections are not used: they send BEGIN alone, and systemd's priv
 variant is a pair of its signature and its value.
 """
 
-import os
 import socket
 from collections.abc import Iterator
 from types import TracebackType
@@ -25,9 +24,9 @@ class DBusError(Exception):
 
 
 class Connection:
-    """A connection to one program, without a bus between."""
+    """A connection to one program, without a bus between, as the user that it knows this process by."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, uid: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(_SECONDS)
         self._serial = 0
@@ -35,7 +34,7 @@ class Connection:
         self._signals: list[Message] = []
         try:
             self._socket.connect(path)
-            user = str(os.geteuid()).encode().hex()
+            user = str(uid).encode().hex()
             self._socket.sendall(f"\0AUTH EXTERNAL {user}\r\nBEGIN\r\n".encode())
             said = b""
             while not said.endswith(b"\r\n"):

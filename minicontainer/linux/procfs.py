@@ -75,6 +75,16 @@ def in_user_namespace() -> bool:
         return int(file.read().split()[2]) < 1 << 31
 
 
+def outer_uid(uid: int) -> int:
+    """The user that one of this process's user namespace is outside: user_namespaces(7)."""
+    with open("/proc/self/uid_map", "rb") as file:
+        for line in file:
+            inside, outside, size = (int(word) for word in line.split())
+            if inside <= uid < inside + size:
+                return outside + uid - inside
+    return uid
+
+
 def overlay_opaque() -> str:
     """The xattr of a directory that hides what is below it; without the host's root by the mount option userxattr."""
     return "user.overlay.opaque" if in_user_namespace() else OVERLAY_OPAQUE

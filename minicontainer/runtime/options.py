@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 from minicontainer.errors import Error
+from minicontainer.linux import procfs
 from minicontainer.values import NamedTuple
 
 ROOT = "/run/minicontainer/runtime"
@@ -114,4 +115,9 @@ def parse(arguments: list[str], flags: dict[str, Flag], stop_at_rest: bool = Fal
 
 
 def root_of(options: Options) -> str:
-    return os.path.abspath(options.text("root", ROOT))
+    """Where states are: --root, else a person's own place, else the computer's. By runc's rule for who is a person."""
+    if given := options.text("root"):
+        return os.path.abspath(given)
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    person = os.geteuid() != 0 or (procfs.in_user_namespace() and os.environ.get("USER") != "root")
+    return f"{own}/minicontainer/runtime" if own and person else ROOT

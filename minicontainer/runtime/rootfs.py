@@ -9,10 +9,11 @@ resolves them inside the new root.
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from contextlib import suppress
 
 from minicontainer.errors import Error
+from minicontainer.linux import procfs
 from minicontainer.linux.flags import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -118,30 +119,30 @@ def open_trees(spec: Spec, rootfs: str, bundle: str) -> Plan[tuple[Tree, tuple[T
         raise Error(f"the rootfs {rootfs} is not a directory; try: root.path of config.json")
     # Not shared yet: pivot_root(2) refuses that. `close_off` gives it the propagation that is asked for.
     yield from _propagation(descriptor, (MS_SLAVE,), "the root")
-    root = Tree(descriptor=descriptor, destination="/", options=MountOptions())
     trees = []
     for entry in spec.mounts:
         options = parse_options(entry.options)
         if options.bind or options.rbind or entry.type == "bind":
             trees.append((yield from _open_bind(entry, options, default, bundle)))
-    if linux.namespace("user") and _sets_up_dev(spec):
+    if (linux.namespace("user") or procfs.in_user_namespace()) and _sets_up_dev(spec):
         for device in devices(linux):
             why = "a user namespace may not make device nodes, so the host's are borrowed one by one"
             tree = yield Step(open_tree, (AT_FDCWD, device.path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), why)
             trees.append(Tree(descriptor=tree, destination=device.path, options=MountOptions(), directory=False))
-    return root, tuple(trees)
+    return Tree(descriptor, "/", MountOptions()), tuple(trees)
 
 
 def _open_bind(entry: Mount, options: MountOptions, default: int, bundle: str) -> Plan[Tree]:
-    source = os.path.join(bundle, entry.source)
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if options.rbind else 0)
     why = f"what {entry.destination} will show, taken in hand as a mount that has no name yet"
-    descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), why)
+    descriptor = yield Step(open_tree, (AT_FDCWD, os.path.join(bundle, entry.source), flags), why)
     if not options.propagation or not any(flag & MS_REC for flag in options.propagation):
         yield from _propagation(descriptor, (default,), entry.destination)
     yield from set_attributes(descriptor, options, entry.destination)
     yield from _propagation(descriptor, options.propagation, entry.destination)
-    return Tree(descriptor, entry.destination, options, directory=stat.S_ISDIR(os.fstat(descriptor).st_mode))
+    found = os.fstat(descriptor)
+    fstype = "proc" if os.path.samestat(found, os.stat("/proc")) else ""  # who may mount none is given the caller's
+    return Tree(descriptor, entry.destination, options, stat.S_ISDIR(found.st_mode), fstype)
 
 
 def set_attributes(descriptor: int, options: MountOptions, destination: str) -> Plan[None]:
@@ -239,9 +240,8 @@ def _cgroup_tree(fstype: str, controller: str, place: str, options: MountOptions
         arguments = (fstype, "cgroup", data, options.set)
         descriptor = yield Step(new_mount, arguments, "a view of cgroups whose root is the container's own")
     else:
-        source = cgroups.directories[controller]
-        flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
-        descriptor = yield Step(open_tree, (AT_FDCWD, source, flags), "the container's own cgroup and no other")
+        where = (AT_FDCWD, cgroups.directories[controller], OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+        descriptor = yield Step(open_tree, where, "the container's own cgroup and no other")
         yield from set_attributes(descriptor, options, place)
     return Tree(descriptor=descriptor, destination=place, options=options, fstype=fstype)
 
@@ -265,7 +265,7 @@ def _change_root(root: Tree, no_pivot: bool) -> Plan[None]:
 
 
 def enter_with_hooks(
-    root: Tree, path: str, no_pivot: bool, spec: Spec, trees: Iterable[Tree], hooks: Plan[None]
+    root: Tree, path: str, no_pivot: bool, spec: Spec, trees: Collection[Tree], hooks: Plan[None]
 ) -> Plan[None]:
     """`enter` and `furnish` for a container whose hooks want to see it whole, at its own path, before the host is gone.
 
@@ -288,7 +288,7 @@ def enter_with_hooks(
 # The child's part, in the new root
 
 
-def furnish(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
+def furnish(spec: Spec, trees: Collection[Tree]) -> Plan[None]:
     """Put the mounts in place, make the devices and links, and close what must be closed."""
     for tree in trees:
         if tree.options.tmpcopyup:
@@ -297,7 +297,7 @@ def furnish(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
         why = "each mount to its place: a symbolic link of the image leads nowhere but inside this root"
         yield Step(attach, arguments, why)
     if _sets_up_dev(spec):
-        yield from _dev(spec)
+        yield from _dev(spec, {tree.destination for tree in trees})
 
 
 def close_off(spec: Spec, trees: Iterable[Tree]) -> Plan[None]:
@@ -446,9 +446,9 @@ def _sets_up_dev(spec: Spec) -> bool:
     )
 
 
-def _dev(spec: Spec) -> Plan[None]:
-    if not spec.linux.namespace("user"):
-        for device in devices(spec.linux):
+def _dev(spec: Spec, there: Container[str]) -> Plan[None]:
+    for device in devices(spec.linux):
+        if device.path not in there:
             yield Step(make_device, (device,), "a device of the container's own")
     for link, target in _DEV_LINKS.items():
         if link != "/dev/core" or os.path.exists(target):  # as other runtimes: masked, and not in every kernel

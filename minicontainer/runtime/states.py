@@ -72,7 +72,7 @@ def new_state(
     if scope:
         from minicontainer.runtime import systemd  # loaded already
 
-        path = systemd.directory(parent, scope)
+        path = systemd.place(parent, scope)
     groups = writable(cgroups.resolve(found, path))
     if not groups and resources.settings(spec.linux.resources, found.version2):
         raise Error("linux.resources asks for limits, and no cgroup may be made here; try: sudo, or a delegated cgroup")

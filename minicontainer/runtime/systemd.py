@@ -22,7 +22,8 @@ from minicontainer.runtime.devices import rules_of
 from minicontainer.runtime.resources import MAX, settings
 
 _SOCKET = "/run/systemd/private"
-_MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+_OBJECT, _INTERFACE = "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
+_MANAGER = (_OBJECT, _INTERFACE)
 _INFINITY = (1 << 64) - 1
 _NUMBERS = {  # file of a controller: the property that says the same, a number
     "memory.max": "MemoryMax",
@@ -42,17 +43,34 @@ Property = tuple[str, tuple[str, Any]]
 
 def unit_of(path: str, container_id: str) -> tuple[str, str]:
     """The slice and the scope of a cgroup path: SLICE:PREFIX:NAME, or nothing."""
-    parts = (path or f"system.slice:minicontainer:{container_id}").split(":")
+    above = "user.slice" if personal() else "system.slice"
+    parts = (path or f"{above}:minicontainer:{container_id}").split(":")
     if len(parts) != 3 or not parts[2]:
         raise Error(f"expected cgroupsPath to be of format slice:prefix:name for systemd cgroups, got {path!r} instead")
     parent, prefix, name = parts
     if name.endswith(".slice"):
         raise Error(f"linux.cgroupsPath {path!r} names a slice, and a container is a scope; try: another name")
-    return parent or "system.slice", f"{f'{prefix}-' if prefix else ''}{name}.scope"
+    return parent or above, f"{f'{prefix}-' if prefix else ''}{name}.scope"
+
+
+def personal() -> bool:
+    """Whether it is a person's own systemd that makes the scope: without the host's root, nobody else's would."""
+    return os.geteuid() != 0 or procfs.in_user_namespace()
+
+
+def place(parent: str, scope: str) -> str:
+    """Where the scope is from the root of the cgroups: a person's systemd has a part of them."""
+    if not personal():
+        return directory(parent, scope)
+    with _connection() as systemd:
+        ((_, above),) = systemd.call(
+            _OBJECT, "org.freedesktop.DBus.Properties", "Get", "ss", _INTERFACE, "ControlGroup"
+        )
+    return f"{above}{directory(parent, scope)}"
 
 
 def directory(parent: str, scope: str) -> str:
-    """Where the scope is from the root of the cgroups: a-b.slice is below a.slice, systemd.slice(5)."""
+    """Where the scope is from the cgroup of its systemd: a-b.slice is below a.slice, systemd.slice(5)."""
     stem = parent.removesuffix(".slice")
     if stem == parent or "/" in parent + scope or (stem != "-" and not all(stem.split("-"))):
         raise Error(f"linux.cgroupsPath: {parent!r} is no slice of systemd; try: system.slice")
@@ -133,14 +151,12 @@ def stop(scope: str) -> None:
 
 
 def _connection() -> Connection:
-    if os.geteuid() or procfs.in_user_namespace():
-        why = "without the host's root it would take the person's own systemd, which is not built"
-        raise Error(f"--systemd-cgroup: {why}; try: the cgroupfs driver of your engine")
+    path = f"{os.environ.get('XDG_RUNTIME_DIR', '/run/user/UID')}/systemd/private" if personal() else _SOCKET
     try:
-        return Connection(_SOCKET)
+        return Connection(path, procfs.outer_uid(os.geteuid()))
     except (OSError, DBusError) as error:
         text = "systemd not running on this host, cannot use systemd cgroups manager"
-        raise Error(f"{text}: {_SOCKET}: {error}; try: the cgroupfs driver of your engine") from None
+        raise Error(f"{text}: {path}: {error}; try: the cgroupfs driver of your engine") from None
 
 
 def _done(systemd: Connection, scope: str, method: str, signature: str, *values: Any) -> None:

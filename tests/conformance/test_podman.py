@@ -13,7 +13,7 @@ from tests.rooms import Room, Said
 pytestmark = pytest.mark.engine("podman", "runc")
 
 # Limits of its own, since those of this machine may be lower than what podman asks for by default.
-_SETTINGS = """
+SETTINGS = """
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 [engine]
@@ -62,7 +62,7 @@ class Podman(NamedTuple):
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     directory = tmp_path_factory.mktemp("podman")
-    (directory / "containers.conf").write_text(_SETTINGS)
+    (directory / "containers.conf").write_text(SETTINGS)
     (directory / "volume").mkdir()
     (directory / "subid").write_text("containers:300000:1000000\n")  # whose ids `--userns=auto` takes
     with rooms.room(directory) as room:

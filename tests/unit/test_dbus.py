@@ -48,10 +48,10 @@ def test_a_call_is_laid_out_as_the_specification_says_and_its_answer_is_understo
         peer.sendall(ANSWER[9:])
 
     thread = listening(tmp_path / "socket", systemd)
-    with Connection(str(tmp_path / "socket")) as connection:
+    with Connection(str(tmp_path / "socket"), 7) as connection:
         assert connection.call(*MANAGER, "GetUnit", "s", "a") == ("/org/freedesktop/systemd1/unit/init_2escope",)
     thread.join()
-    assert heard[0].startswith(b"\0AUTH EXTERNAL ") and heard[0].endswith(b"\r\nBEGIN\r\n")
+    assert heard[0].startswith(b"\0AUTH EXTERNAL 37\r\n") and heard[0].endswith(b"\r\nBEGIN\r\n")
     sent = heard[1]
     assert sent[:12] == b"l\1\0\1\6\0\0\0\1\0\0\0" and sent.endswith(b"\1\0\0\0a\0")
     assert all(word in sent for word in (b"org.freedesktop.systemd1\0", b"GetUnit\0", MANAGER[0].encode()))
@@ -65,7 +65,7 @@ def test_a_signal_that_comes_before_the_answer_is_kept(tmp_path: Path) -> None:
         peer.sendall(SIGNAL + ANSWER)
 
     thread = listening(tmp_path / "socket", systemd)
-    with Connection(str(tmp_path / "socket")) as connection:
+    with Connection(str(tmp_path / "socket"), 7) as connection:
         connection.call(*MANAGER, "GetUnit", "s", "a")
         assert next(connection.signals("Done")) == ("ab",)
     thread.join()
@@ -89,6 +89,6 @@ def test_a_peer_that_refuses_or_goes_is_told(tmp_path: Path, greeting: bytes, an
             peer.sendall(answer)
 
     thread = listening(tmp_path / "socket", systemd)
-    with pytest.raises(DBusError, match=error), Connection(str(tmp_path / "socket")) as connection:
+    with pytest.raises(DBusError, match=error), Connection(str(tmp_path / "socket"), 7) as connection:
         connection.call(*MANAGER, "Subscribe")
     thread.join()

@@ -1,5 +1,7 @@
 """A container as a scope of systemd: its name and place, and its limits in systemd's words."""
 
+from pathlib import Path
+
 import pytest
 
 from minicontainer.errors import Error
@@ -132,12 +134,12 @@ def test_a_host_without_systemd_is_said_as_runc_says_it(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("uid", "inside"), [(1000, False), (0, True)])
-def test_without_the_host_s_root_it_is_refused_with_what_to_try(
-    monkeypatch: pytest.MonkeyPatch, uid: int, inside: bool
+def test_without_the_host_s_root_it_is_the_person_s_own_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, uid: int, inside: bool, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: uid)
     monkeypatch.setattr("minicontainer.linux.procfs.in_user_namespace", lambda: inside)
-    with pytest.raises(
-        Error, match=r"^--systemd-cgroup: without the host's root .* not built; try: the cgroupfs driver"
-    ):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(Error, match=rf"systemd not running .*: {tmp_path}/systemd/private: .*; try: the cgroupfs"):
         systemd.set_properties("one.scope", [])
+    assert systemd.unit_of("", "one") == ("user.slice", "minicontainer-one.scope")
