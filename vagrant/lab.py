@@ -7,6 +7,7 @@ stderr.
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 from miniecs.errors import Error
 from miniecs.tables import table
 from vagrant import exercises
-from vagrant.light_lab import DIRECTORY, Choices, LightLab
+from vagrant.light_lab import DIRECTORY, ROOT, Choices, LightLab
 from vagrant.vagrant_lab import VagrantLab
 
 Lab = LightLab | VagrantLab
@@ -123,6 +124,8 @@ def _inside(lab: Lab, chosen: argparse.Namespace) -> int:
 
 def _env(lab: Lab, _: argparse.Namespace) -> int:
     print("\n".join(f"export {name}={value}" for name, value in lab.environment().items()))
+    programs = shlex.quote(str(ROOT / ".venv/bin"))  # behind what is installed, and once
+    print(f'case ":$PATH:" in *:{programs}:*) ;; *) export PATH="$PATH":{programs} ;; esac')
     return 0
 
 
@@ -179,7 +182,7 @@ VERBS: dict[str, tuple[str, Callable[[Lab, argparse.Namespace], int], Words]] = 
     "up": ("bring the machines up and provision them; goes on after an interruption, and adds workers", _up, CHOICES),
     "down": ("end the machines and remove all that is theirs", _down, {}),
     "status": ("show the machines", _status, {}),
-    "env": ("print the endpoint and the credentials, as shell commands", _env, {}),
+    "env": ("print the endpoint, the credentials and where miniecs is, as shell commands", _env, {}),
     "ssh": ("a shell on a machine, or a command", _ssh, {**NODE, **COMMAND}),
     "run": ("a command on all machines, or on one", _run, {
         "--on": {"metavar": "NODE", "help": "on this one"}, **COMMAND,
