@@ -92,6 +92,8 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     text, spec = states.read_spec(f"{bundle}/{states.CONFIG}")
     checks.check(spec, caller.console_socket is not None)
     checks.warn(spec.process, caller.warn)
+    if os.geteuid() and spec.linux.namespace("user") is None:
+        raise Error("config.json: linux.namespaces lacks a user namespace, and without root there is no container else")
     with ExitStack() as done, ExitStack() as undo, Descriptors() as opened:
         directory = states.claim(root, container_id)
         undo.callback(files.remove_tree, directory)

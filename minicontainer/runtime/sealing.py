@@ -36,9 +36,10 @@ def interpreter_is_sealed() -> bool:
 def seal_interpreter(arguments: list[str], path: str = SEALED, running: str = _RUNNING) -> None:
     """Start this program again, with `arguments` (sys.orig_argv), from a read-only mount of the interpreter `running`.
 
-    The mount is kept at `path`. Returns if the interpreter is sealed already.
+    The mount is kept at `path`. Returns if the interpreter is sealed already, or belongs to somebody that this user,
+    who is not root, cannot become.
     """
-    if interpreter_is_sealed():
+    if interpreter_is_sealed() or (os.geteuid() and not os.access(running, os.W_OK)):
         return
     try:
         tree = open_tree(AT_FDCWD, running, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)

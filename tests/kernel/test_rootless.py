@@ -1,5 +1,6 @@
 """Without root: a person of the test's own, with a home and subordinate ids, in a mount namespace that dies with it."""
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from minicontainer.containers import Home
 from minicontainer.linux import flags, procfs, syscalls
 from minicontainer.network import bridge
 from minicontainer.oci.image import ContainerConfig
-from tests import attacks, images
+from tests import attacks, bundles, images
 from tests.kernel.test_escapes import CALLS, HARMLESS, REFUSED, SETTINGS, script_of, told
 
 pytestmark = pytest.mark.kernel("overlay")
@@ -60,19 +61,18 @@ class Person:
             for name in (".", *directories, *files):
                 os.lchown(f"{parent}/{name}", UID, UID)
 
-    def run(self, *words: str, path: str = "/usr/bin:/bin", python: str = INTERPRETER, cgroup: str = "",
-            **environment: str) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         """`minicontainer` as the person says it."""
-        with self.start(*words, path=path, python=python, cgroup=cgroup, **environment) as process:
+        with self.start(*words, **more) as process:
             out, err = process.communicate()
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def start(self, *words: str, path: str = "/usr/bin:/bin", python: str = INTERPRETER, cgroup: str = "",
-              **environment: str) -> "subprocess.Popen[str]":  # fmt: skip
+              module: str = "cli", **environment: str) -> "subprocess.Popen[str]":  # fmt: skip
         variables = {"HOME": "/home/person", "PATH": path, "PYTHONPATH": ":".join(["/srv", *self.packages]),
                      "PYTHONDONTWRITEBYTECODE": "1", **environment}  # fmt: skip
         command = ["/usr/bin/setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all",
-                   python, "-m", "minicontainer.cli", *words]  # fmt: skip
+                   python, "-m", f"minicontainer.{module}", *words]  # fmt: skip
         if cgroup:
             command = ["/bin/sh", "-c", f'echo $$ >{cgroup}/cgroup.procs; exec "$@"', "sh", *command]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -346,3 +346,64 @@ def test_without_a_network_it_is_said_with_the_fix(tmp_path: Path) -> None:
         "minicontainer: ports need a network that publishes them: /dev/net/tun is not open to you; "
         "try: sudo chmod 666 /dev/net/tun\n"
     )
+
+
+def runtime(person: Person, *words: str) -> subprocess.CompletedProcess[str]:
+    return person.run("--root", "/home/person/states", *words, module="runtime.main")
+
+
+def bundle_of(person: Person, *args: str) -> Path:
+    """A bundle of `spec --rootless` in the person's home, as their own."""
+    made = person.home / "bundle"
+    shutil.rmtree(made, ignore_errors=True)
+    bundles.bundle(made, "true")
+    (made / "config.json").unlink()
+    person.own()
+    assert runtime(person, "spec", "--rootless", "--bundle", "/home/person/bundle").returncode == 0
+    config = json.loads((made / "config.json").read_text())
+    config["process"] |= {"terminal": False, "args": list(args)}
+    (made / "config.json").write_text(json.dumps(config))
+    return made
+
+
+def test_the_runtime_itself_makes_a_container_of_a_person(tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    made = bundle_of(person, "sh", "-c", "id -u; cat /proc/self/uid_map; grep ^CapEff /proc/self/status; touch /dev/x")
+    ran = runtime(person, "run", "--bundle", "/home/person/bundle", "box")
+    assert ran.stdout.split() == ["0", "0", str(UID), "1", "CapEff:", "0000000020000420"], ran.stderr
+    config = json.loads((made / "config.json").read_text())
+    several = [{"containerID": 0, "hostID": UID, "size": 1}, {"containerID": 1, "hostID": FIRST, "size": 1000}]
+    config["linux"] |= {"uidMappings": several, "gidMappings": several}
+    config["process"] |= {"args": ["sleep", "100"], "user": {"uid": 7, "gid": 8}}
+    (made / "config.json").write_text(json.dumps(config))
+    created = runtime(person, "create", "--bundle", "/home/person/bundle", "--pid-file", "/home/person/pid", "box")
+    assert created.returncode == 0, created.stderr
+    pid = int((person.home / "pid").read_text())
+    assert runtime(person, "start", "box").returncode == 0
+    assert os.stat(f"/proc/{pid}").st_uid == FIRST + 6
+    said = runtime(person, "exec", "--user", "0:0", "box", "sh", "-c", "id -u; kill -9 1; cat /proc/self/uid_map")
+    assert said.stdout.split() == ["0", "0", str(UID), "1", "1", str(FIRST), "1000"], said.stderr
+    assert json.loads(runtime(person, "state", "box").stdout)["status"] == "running"
+    assert runtime(person, "delete", "--force", "box").returncode == 0
+    assert not os.path.exists(f"/proc/{pid}/exe")
+    assert list((person.home / "states").glob("box*")) == []
+
+
+def test_what_the_runtime_lacks_for_a_person_is_one_line_with_its_fix(tmp_path: Path) -> None:
+    person = Person(tmp_path, subordinate="")
+    made = bundle_of(person, "true")
+    words = ("run", "--bundle", "/home/person/bundle", "box")
+    none = runtime(person, *words)
+    assert (none.returncode, none.stderr.count("\n")) == (1, 1)
+    assert none.stderr.startswith(
+        "minicontainer-runtime: /etc/subuid gives no range of ids to person; try: sudo usermod"
+    )
+    (tmp_path / "etc/subuid").write_text(f"person:{FIRST}:65536\n")
+    (tmp_path / "etc/subgid").write_text(f"person:{FIRST}:65536\n")
+    config = json.loads((made / "config.json").read_text())
+    config["linux"]["namespaces"] = [one for one in config["linux"]["namespaces"] if one["type"] != "user"]
+    config["linux"] |= {"uidMappings": [], "gidMappings": []}
+    (made / "config.json").write_text(json.dumps(config))
+    refused = runtime(person, *words)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "linux.namespaces lacks a user namespace" in refused.stderr

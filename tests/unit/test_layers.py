@@ -28,7 +28,7 @@ MINICONTAINER = {
         "build/ cache_mounts dockerfile live_view remotes",
     ),
     2: (
-        "containers logs templates trees",
+        "containers logs subordinate_ids templates trees",
         "linux/ iptables nftables processes",
         "oci/ image runtime",
         "runtime/ options sealing",
