@@ -37,7 +37,7 @@ def enter(as_root: bool) -> None:
             raise Error(
                 f"{tool} is not installed, and containers of {person} need it; try: sudo apt-get install uidmap"
             )
-        ids = (0, own, 1, 1, first, count) if as_root else (own, own, 1, first, first, count)
+        ids = (0, own, 1, 1, first, min(count, _ENOUGH)) if as_root else (own, own, 1, first, first, count)
         maps.append((program, [str(number) for number in ids]))
     go, done = os.pipe(), os.pipe()
     helper = os.fork()
@@ -92,7 +92,7 @@ def subordinate(person: str, uid: int, text: str, table: str) -> tuple[int, int]
         if name in (person, str(uid)) and first.isdecimal() and count.isdecimal():
             if int(count) < _ENOUGH - 1:
                 raise Error(f"{table} gives {person} {count} ids, and images may need {_ENOUGH}; {_more(person)}")
-            return int(first), min(int(count), _ENOUGH)
+            return int(first), int(count)
     raise Error(f"{table} gives no range of ids to {person}; {_more(person)}")
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -61,21 +62,22 @@ class Person:
             for name in (".", *directories, *files):
                 os.lchown(f"{parent}/{name}", UID, UID)
 
-    def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """`minicontainer` as the person says it."""
         with self.start(*words, **more) as process:
             out, err = process.communicate()
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def start(self, *words: str, path: str = "/usr/bin:/bin", python: str = INTERPRETER, cgroup: str = "",
-              module: str = "cli", **environment: str) -> "subprocess.Popen[str]":  # fmt: skip
+              module: str = "cli", out: int | IO[str] = subprocess.PIPE, err: int | IO[str] = subprocess.PIPE,
+              **environment: str) -> "subprocess.Popen[str]":  # fmt: skip
         variables = {"HOME": "/home/person", "PATH": path, "PYTHONPATH": ":".join(["/srv", *self.packages]),
                      "PYTHONDONTWRITEBYTECODE": "1", **environment}  # fmt: skip
         command = ["/usr/bin/setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all",
                    python, "-m", f"minicontainer.{module}", *words]  # fmt: skip
         if cgroup:
             command = ["/bin/sh", "-c", f'echo $$ >{cgroup}/cgroup.procs; exec "$@"', "sh", *command]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                                 text=True, env=variables, cwd="/")  # fmt: skip
 
     def said(self, *words: str, **more: str) -> str:
@@ -349,7 +351,13 @@ def test_without_a_network_it_is_said_with_the_fix(tmp_path: Path) -> None:
 
 
 def runtime(person: Person, *words: str) -> subprocess.CompletedProcess[str]:
-    return person.run("--root", "/home/person/states", *words, module="runtime.main")
+    """What it says goes to a file: a container that goes on would hold a pipe open."""
+    with (person.home / "said").open("w+") as out, (person.home / "complaint").open("w+") as err:
+        with person.start("--root", "/home/person/states", *words, module="runtime.main", out=out, err=err) as process:
+            process.wait(60)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(words, process.returncode, out.read(), err.read())
 
 
 def bundle_of(person: Person, *args: str) -> Path:
