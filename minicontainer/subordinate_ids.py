@@ -62,6 +62,15 @@ def enter(as_root: bool) -> None:
         raise Error(f"{said or 'the helper died'} did not map the ids of {person}; try: sudo chmod u+s {said}")
 
 
+def own_mounts() -> None:
+    """Into a mount namespace of this user namespace, which shows nothing of it to the one that it is left for."""
+    try:
+        syscalls.unshare(flags.CLONE_NEWNS)
+    except OSError as error:
+        raise refused(error) from None
+    syscalls.mount(None, "/", None, flags.MS_REC | flags.MS_SLAVE)
+
+
 def _name() -> str:
     """Who this is: by name, or by number where /etc/passwd does not know them."""
     try:

@@ -45,15 +45,13 @@ def main() -> NoReturn:
 def _enter_own_ids() -> None:
     """A new container of who is not root is made in a user namespace of theirs, where ids are what they are outside."""
     from minicontainer import subordinate_ids  # of people without root alone
-    from minicontainer.errors import Error
-    from minicontainer.linux import flags, syscalls
+    from minicontainer.errors import Error  # as above
 
     try:
         subordinate_ids.enter(as_root=False)
+        subordinate_ids.own_mounts()
     except Error as error:
         sys.exit(f"minicontainer-runtime: {error}")
-    syscalls.unshare(flags.CLONE_NEWNS)
-    syscalls.mount(None, "/", None, flags.MS_REC | flags.MS_SLAVE)
 
 
 if __name__ == "__main__":
