@@ -249,7 +249,7 @@ def _cgroup_tree(fstype: str, controller: str, place: str, options: MountOptions
 def enter(root: Tree, no_pivot: bool) -> Plan[None]:
     """Make the rootfs the root of this process, and the host's root unreachable."""
     yield Step(mount, (None, "/", None, MS_REC | MS_SLAVE), "nothing that is mounted here shall appear on the host")
-    yield Step(move_mount, (root.descriptor, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), "it covers the root")
+    yield Step(move_mount, (root.descriptor, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), "the rootfs over the root")
     yield from _change_root(root, no_pivot)
 
 
