@@ -93,11 +93,7 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
         _rehearse(creation.clone(flags, joins, -1, creation.clocks(spec)), shown)
     link = init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"))
     _rehearse(creation.settle(CHILD, spec, state, child.mapped, bound, link), shown)
-    view = rootfs.CgroupView(
-        directories=state.cgroups,
-        version2=set(state.cgroups) == {cgroups.UNIFIED},
-        private=spec.linux.namespace("cgroup") is not None,
-    )
+    view = creation.cgroup_view(spec, state, found)
     inside = shown._replace(who="init")
     _rehearse(init.arrive(child), inside)
     hooked = creation.hosted(spec, state)

@@ -24,6 +24,13 @@ READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trig
 BASE = 200_000  # where the ids of a user namespace begin on the host
 
 Json = dict[str, Any]
+# What a security module has to hold for: edits of `process`.
+PROCESSES: dict[str, Json] = {
+    "root": {},
+    "privileges may grow": {"noNewPrivileges": False},
+    "a plain user": {"user": {"uid": 1000, "gid": 1000}},
+    "no capability": {"capabilities": {}},
+}
 Edit = Callable[[Json], None]
 
 

@@ -90,6 +90,11 @@ def resolve(found: Hierarchies, path: str) -> dict[str, str]:
     return directories
 
 
+def own_directories(found: Hierarchies) -> dict[str, str]:
+    """The cgroup of the caller in each hierarchy."""
+    return {controller: f"{found.mounts[controller]}{own}" for controller, own in found.own.items()}
+
+
 def below(directories: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
     """The directories of cgroups below these, each as PATH or CONTROLLER:PATH."""
     found = dict(directories)

@@ -145,6 +145,8 @@ def _create(options: Options, own: Options) -> int:
 def _make(options: Options, own: Options, explain: "Explain | None", console: "Receiver | None" = None) -> "State":
     container_id = own.one()
     _seal()
+    if os.geteuid():
+        _enter_own_ids()
     from minicontainer.runtime import creation
 
     return creation.create(
@@ -207,6 +209,14 @@ def _seal() -> None:
     from minicontainer.runtime import sealing
 
     sealing.seal_interpreter(sys.orig_argv)
+
+
+def _enter_own_ids() -> None:
+    """A new container of who is not root is made in a user namespace of theirs, where ids are what they are outside."""
+    from minicontainer import subordinate_ids
+
+    subordinate_ids.enter(as_root=False)
+    subordinate_ids.own_mounts()
 
 
 def _start(options: Options, own: Options) -> int:

@@ -120,7 +120,7 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
             run(cgroups.make(state.cgroups, spec.linux.resources, found.version2), caller.explain)
         if found.version2 and (owner := cgroups.owner(spec)) is not None:
             run(cgroups.delegate(state.cgroups[cgroups.UNIFIED], owner), caller.explain)
-        pid = _make_child(undo, opened, root, spec, state, caller)
+        pid = _make_child(undo, opened, root, spec, state, cgroup_view(spec, state, found), caller)
         state = state._replace(pid=pid, start_time=procfs.start_time(pid) or 0, status=Status.CREATED)
         states.write_state(directory, state)
         if caller.pid_file:
@@ -129,18 +129,21 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     return state
 
 
-def _make_child(undo: ExitStack, opened: Descriptors, root: str, spec: Spec, state: State, caller: Caller) -> int:
+def cgroup_view(spec: Spec, state: State, found: cgroups.Hierarchies) -> rootfs.CgroupView:
+    """Without a cgroup of its own, the container is in the caller's."""
+    directories = {**cgroups.own_directories(found), **state.cgroups}
+    return rootfs.CgroupView(directories, found.version2, private=spec.linux.namespace("cgroup") is not None)
+
+
+def _make_child(
+    undo: ExitStack, opened: Descriptors, root: str, spec: Spec, state: State, view: rootfs.CgroupView, caller: Caller
+) -> int:
     """The first process, waiting for `start`."""
     tree, bound = run(rootfs.open_trees(spec, state.rootfs, state.bundle), caller.explain)
     for descriptor in (tree.descriptor, *(one.descriptor for one in bound)):
         opened.add(descriptor)
     pipes, link = _pipes(opened)
     pipes = _waiting_place(opened, pipes, f"{root}/{state.id}")
-    view = rootfs.CgroupView(
-        directories=state.cgroups,
-        version2=set(state.cgroups) == {cgroups.UNIFIED},
-        private=spec.linux.namespace("cgroup") is not None,
-    )
     child = _child(opened, root, spec.process, spec, pipes, caller)
     born = [namespace.type for namespace in spec.linux.namespaces if not namespace.path]
     new = sum(checks.NAMESPACES[kind][0] for kind in born if kind != "time")

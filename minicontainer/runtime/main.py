@@ -26,8 +26,6 @@ def main() -> NoReturn:
             sys.exit(
                 f"minicontainer-runtime: {what} ({error.strerror}); try: as root, or unshare --map-root-user --mount"
             )
-        if os.geteuid() and "exec" not in sys.argv:
-            _enter_own_ids()
     from minicontainer.runtime import cli  # after sealing: see above
 
     status = cli.main()
@@ -40,18 +38,6 @@ def main() -> NoReturn:
         status = 1
     sys.stderr.flush()
     os._exit(status)  # not by way of the interpreter's end: 4 ms of taking every module apart
-
-
-def _enter_own_ids() -> None:
-    """A new container of who is not root is made in a user namespace of theirs, where ids are what they are outside."""
-    from minicontainer import subordinate_ids  # of people without root alone
-    from minicontainer.errors import Error  # as above
-
-    try:
-        subordinate_ids.enter(as_root=False)
-        subordinate_ids.own_mounts()
-    except Error as error:
-        sys.exit(f"minicontainer-runtime: {error}")
 
 
 if __name__ == "__main__":

@@ -176,38 +176,44 @@ def test_limits_bind(podman: Podman) -> None:
     assert sorted(said.text.split()) == sorted(["67108864", *quota, "20", *cpuset])
 
 
-def test_a_life_with_exec_logs_stats_pause_kill_and_stop(podman: Podman) -> None:
-    script = "trap 'echo got it; exit 3' TERM; echo begun; touch /ready; while :; do sleep 0.05; done"
-    steps = [
-        ("run", "-d", "--name", "life", "--network", "none", "box", "sh", "-c", script),
-        ("exec", "life", "sh", "-c", "until test -e /ready; do sleep 0.05; done"),
-        ("exec", "life", "sh", "-c", "echo hi; exit 4"),
-        ("exec", "-t", "life", "sh", "-c", "tty; test -t 0 && echo terminal"),
-        ("exec", "--user=1000:1000", "--workdir=/etc", "--env=X=y", "life", "sh", "-c", "id; pwd; echo $X"),
-        ("exec", "--workdir=/not/there", "life", "true"),
-        ("exec", "--privileged", "life", "grep", "Cap", "/proc/self/status"),
-        ("exec", "life", "/nonexistent"),
-        ("exec", "life", "/etc/passwd"),
-        ("exec", "-d", "life", "true"),
-        ("stats", "--no-stream", "--format", "{{.Name}}", "life"),
-        ("update", "--memory=50m", "--memory-swap=60m", "--cpus=0.3", "--pids-limit=33", "--cpu-shares=99", "life"),
-        ("exec", "life", "cat", *rooms.limit_files()),
-        ("pause", "life"),
-        ("exec", "life", "true"),
-        ("inspect", "--format", "{{.State.Status}}", "life"),
-        ("unpause", "life"),
-        ("stop", "-t", "20", "life"),
-        ("wait", "life"),
-        ("logs", "life"),
-        ("start", "life"),
-        ("restart", "-t", "1", "life"),
-        ("kill", "life"),
-        ("wait", "life"),
-        ("rm", "-f", "life"),
-    ]
+SCRIPT = "trap 'echo got it; exit 3' TERM; echo begun; touch /ready; while :; do sleep 0.05; done"
+LIFE: list[tuple[str, ...]] = [
+    ("run", "-d", "--name", "life", "--network", "none", "box", "sh", "-c", SCRIPT),
+    ("exec", "life", "sh", "-c", "until test -e /ready; do sleep 0.05; done"),
+    ("exec", "life", "sh", "-c", "echo hi; exit 4"),
+    ("exec", "-t", "life", "sh", "-c", "tty; test -t 0 && echo terminal"),
+    ("exec", "--user=1000:1000", "--workdir=/etc", "--env=X=y", "life", "sh", "-c", "id; pwd; echo $X"),
+    ("exec", "--workdir=/not/there", "life", "true"),
+    ("exec", "--privileged", "life", "grep", "Cap", "/proc/self/status"),
+    ("exec", "life", "/nonexistent"),
+    ("exec", "life", "/etc/passwd"),
+    ("exec", "-d", "life", "true"),
+    ("stats", "--no-stream", "--format", "{{.Name}}", "life"),
+    ("update", "--memory=50m", "--memory-swap=60m", "--cpus=0.3", "--pids-limit=33", "--cpu-shares=99", "life"),
+    ("exec", "life", "cat", *rooms.limit_files()),
+    ("pause", "life"),
+    ("exec", "life", "true"),
+    ("inspect", "--format", "{{.State.Status}}", "life"),
+    ("unpause", "life"),
+    ("stop", "-t", "20", "life"),
+    ("wait", "life"),
+    ("logs", "life"),
+    ("start", "life"),
+    ("restart", "-t", "1", "life"),
+    ("kill", "life"),
+    ("wait", "life"),
+    ("rm", "-f", "life"),
+]
+
+
+def live(podman: Podman, steps: list[tuple[str, ...]]) -> None:
     said = dict(zip(steps, podman.same(*steps), strict=True))
     assert said["logs", "life"].text.split("\n") == ["begun", "got it"]
     assert said["wait", "life"].text == "137"
+
+
+def test_a_life_with_exec_logs_stats_pause_kill_and_stop(podman: Podman) -> None:
+    live(podman, LIFE)
 
 
 def test_a_health_check_a_copy_and_a_commit(podman: Podman) -> None:

@@ -404,7 +404,7 @@ def test_what_the_runtime_lacks_for_a_person_is_one_line_with_its_fix(tmp_path: 
     none = runtime(person, *words)
     assert (none.returncode, none.stderr.count("\n")) == (1, 1)
     assert none.stderr.startswith(
-        "minicontainer-runtime: /etc/subuid gives no range of ids to person; try: sudo usermod"
+        "minicontainer-runtime: run failed: /etc/subuid gives no range of ids to person; try: sudo usermod"
     )
     (tmp_path / "etc/subuid").write_text(f"person:{FIRST}:65536\n")
     (tmp_path / "etc/subgid").write_text(f"person:{FIRST}:65536\n")

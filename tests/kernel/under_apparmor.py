@@ -47,11 +47,7 @@ def _bundle(directory: Path, *args: str, edit: bundles.Edit | None = None) -> Pa
     return made
 
 
-@pytest.mark.parametrize(
-    "process",
-    [{}, {"noNewPrivileges": False}, {"user": {"uid": 1000, "gid": 1000}}, {"capabilities": {}}],
-    ids=["root", "privileges may grow", "a plain user", "no capability"],
-)
+@pytest.mark.parametrize("process", bundles.PROCESSES.values(), ids=bundles.PROCESSES)
 def test_a_profile_holds_as_it_does_with_runc(tmp_path: Path, process: Json) -> None:
     made = _bundle(tmp_path, "sh", "-c", LOOK, edit=_with("box", **process))
     said = [call(runtime, made, "run", "--bundle", str(made), "box") for runtime in (OURS, RUNC)]

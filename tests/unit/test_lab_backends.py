@@ -1,11 +1,14 @@
 """Which lab `./dev lab` speaks of: the one that is up, that is asked for, or the usual one; and what it refuses."""
 
+import argparse
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from vagrant import lab
+from vagrant.light_lab import ROOT, LightLab
 
 
 @pytest.fixture
@@ -118,3 +121,31 @@ def test_without_vagrant_it_is_said_with_what_to_do(
     assert capsys.readouterr().err.startswith("lab: there is no vagrant; try: docs/how-to/vagrant.md")
     assert lab.main(["doctor"]) == 1
     assert "no vagrant, ssh" in capsys.readouterr().out
+
+
+class Told:
+    """A lab whose machines tell one variable."""
+
+    def environment(self) -> dict[str, str]:
+        return {"AWS_PAGER": ""}
+
+
+def test_env_puts_our_commands_behind_those_of_the_path_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab._env(Told(), argparse.Namespace()) == 0  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    shell = ["sh", "-c", f"{said}{said}echo $PATH"]
+    path = subprocess.run(shell, env={"PATH": "/usr/bin:/bin"}, check=True, capture_output=True, text=True).stdout
+    assert path == f"/usr/bin:/bin:{ROOT}/.venv/bin\n"
+
+
+@pytest.mark.parametrize(("names", "patience"), [(["manager", "worker1"], "180"), (["worker1"], None)])
+def test_a_worker_waits_longer_for_a_manager_that_is_made_with_it(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], patience: str | None
+) -> None:
+    asked: list[str | None] = []
+    made = LightLab(directory)
+    monkeypatch.setattr("vagrant.light_lab._stage_images", lambda: None)
+    monkeypatch.setattr(made, "machines", lambda: dict.fromkeys(("manager", "worker1")))
+    monkeypatch.setattr(made, "_provision_one", lambda _, settings: asked.append(settings.get("PATIENCE")))
+    made._provision(names)
+    assert asked == [patience] * len(names)
