@@ -376,9 +376,11 @@ def bundle_of(person: Person, *args: str) -> Path:
 
 def test_the_runtime_itself_makes_a_container_of_a_person(tmp_path: Path) -> None:
     person = Person(tmp_path)
-    made = bundle_of(person, "sh", "-c", "id -u; cat /proc/self/uid_map; grep ^CapEff /proc/self/status; touch /dev/x")
+    look = "ls /sys/fs/cgroup | grep -c -E 'memory$|cgroup.procs'; id -u; cat /proc/self/uid_map; "
+    look += "grep ^CapEff /proc/self/status"
+    made = bundle_of(person, "sh", "-c", look)
     ran = runtime(person, "run", "--bundle", "/home/person/bundle", "box")
-    assert ran.stdout.split() == ["0", "0", str(UID), "1", "CapEff:", "0000000020000420"], ran.stderr
+    assert ran.stdout.split() == ["1", "0", "0", str(UID), "1", "CapEff:", "0000000020000420"], ran.stderr
     config = json.loads((made / "config.json").read_text())
     several = [{"containerID": 0, "hostID": UID, "size": 1}, {"containerID": 1, "hostID": FIRST, "size": 1000}]
     config["linux"] |= {"uidMappings": several, "gidMappings": several}
