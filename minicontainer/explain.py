@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from minicontainer import engine, rootless, supervisor
 from minicontainer.arguments import Parsed
 from minicontainer.containers import Home, Options
+from minicontainer.files import Descriptors
 from minicontainer.linux import procfs
 from minicontainer.oci.runtime import Spec, Status
 from minicontainer.plan import Explain, Plan, Result, explain_on
@@ -87,12 +88,17 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     child = _child(spec, f"_ses.{container_id}")
     later = {"cgroup", "ipc", "time"} if child.mapped else {"cgroup", "time"}  # these are unshared: `init`
     born = {one.type for one in spec.linux.namespaces if not one.path} - later
-    with creation.Descriptors() as opened:
+    with Descriptors() as opened:
         joins = creation.joins_by_path(opened, spec)
         flags = sum(checks.NAMESPACES[kind][0] for kind in born)
         _rehearse(creation.clone(flags, joins, -1, creation.clocks(spec)), shown)
     link = init.Pipes(orders=Later("ORDERS"), report=Later("REPORT"))
-    _rehearse(creation.settle(CHILD, spec, state, child.mapped, bound, link), shown)
+    devices = None
+    if spec.linux.net_devices:
+        from minicontainer.runtime import net_devices  # few containers ask for it
+
+        devices = net_devices.steps(CHILD, spec.linux.net_devices, Later("NETWORK"), [])
+    _rehearse(creation.settle(CHILD, spec, state, child.mapped, bound, link, devices), shown)
     view = creation.cgroup_view(spec, state, found)
     inside = shown._replace(who="init")
     _rehearse(init.arrive(child), inside)
@@ -106,7 +112,7 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
 
 def _child(spec: Spec, keyring: str) -> init.Child:
     profile = spec.linux.seccomp
-    with tempfile.TemporaryDirectory() as cache, creation.Descriptors() as opened:
+    with tempfile.TemporaryDirectory() as cache, Descriptors() as opened:
         filter_of = creation.filter_of(profile, cache)
         asked = creation.asked_of(opened, spec.process, spec)
     return init.Child(

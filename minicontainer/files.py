@@ -126,3 +126,25 @@ def _remove_children(path: bytes) -> None:
 def _names(directory: int) -> list[str]:
     with os.scandir(directory) as entries:
         return [entry.name for entry in entries]
+
+
+class Descriptors:
+    """What is open for a while; closed at the end, whatever happens."""
+
+    def __init__(self) -> None:
+        self._opened: set[int] = set()
+
+    def add(self, descriptor: int) -> int:
+        self._opened.add(descriptor)
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        self._opened.discard(descriptor)
+        os.close(descriptor)
+
+    def __enter__(self) -> "Descriptors":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._opened:
+            os.close(descriptor)

@@ -35,8 +35,24 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 
 # Numbers below 424 differ between machines, later ones do not: asm/unistd.h
 _OLDER = {
-    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "bpf": 321, "ioprio_set": 251, "sched_setattr": 314},
-    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "bpf": 280, "ioprio_set": 30, "sched_setattr": 274},
+    "x86_64": {
+        "pivot_root": 155,
+        "set_mempolicy": 238,
+        "keyctl": 250,
+        "ioprio_set": 251,
+        "sched_setattr": 314,
+        "seccomp": 317,
+        "bpf": 321,
+    },
+    "aarch64": {
+        "ioprio_set": 30,
+        "pivot_root": 41,
+        "keyctl": 219,
+        "set_mempolicy": 237,
+        "sched_setattr": 274,
+        "seccomp": 277,
+        "bpf": 280,
+    },
 }
 _NUMBERS = {
     **_OLDER.get(os.uname().machine, {}),
@@ -383,6 +399,7 @@ def inotify_add_watch(descriptor: int, path: str, mask: int) -> int:
 _sched_setattr = _number("sched_setattr", c_int, c_void_p, c_uint)
 _ioprio_set = _number("ioprio_set", c_int, c_int, c_int)
 _personality = _prototype("personality", c_ulong)
+_set_mempolicy = _number("set_mempolicy", c_int, c_void_p, c_ulong)
 _IOPRIO_WHO_PROCESS = 1
 
 
@@ -398,6 +415,14 @@ def sched_setattr(
 def ioprio_set(pid: int, ioprio: int) -> None:
     """ioprio_set(2) of one process"""
     _check(_ioprio_set(_IOPRIO_WHO_PROCESS, pid, ioprio), "ioprio_set")
+
+
+def set_mempolicy(mode: int, nodes: int) -> None:
+    """set_mempolicy(2); `nodes` has a bit for each node, and 0 is none"""
+    words = max(1, -(-nodes.bit_length() // 64))
+    mask = (c_uint64 * words)(*(nodes >> 64 * place & (1 << 64) - 1 for place in range(words)))
+    # The kernel takes one bit off the number that it is told: get_nodes in its mm/mempolicy.c
+    _check(_set_mempolicy(mode, ctypes.cast(mask, c_void_p) if nodes else None, 64 * words + 1), "set_mempolicy")
 
 
 def personality(persona: int) -> None:

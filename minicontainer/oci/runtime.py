@@ -12,7 +12,8 @@ from minicontainer.oci.fields import Parser, Unsupported, by_name, list_of, pars
 from minicontainer.values import Any, NamedTuple
 
 __all__ = ["Unsupported", "to_json"]  # of `fields`: who reads a config.json needs them
-OCI_VERSION = "1.0.2"
+OCI_VERSION = "1.0.2"  # of what is written here: the peers of today read it
+NEWEST_VERSION = "1.3.0"  # whose fields are known
 
 
 class Status(StrEnum):
@@ -249,6 +250,20 @@ class Personality(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
+class NetDevice(NamedTuple):
+    """A network device of the host, which the container gets; without a name it keeps its own."""
+
+    name: str = ""
+
+
+class MemoryPolicy(NamedTuple):
+    """On which NUMA nodes memory is: set_mempolicy(2)."""
+
+    mode: str
+    nodes: str = ""
+    flags: tuple[str, ...] = ()
+
+
 class TimeOffset(NamedTuple):
     """What a clock of a time namespace is ahead of the host's: time_namespaces(7)."""
 
@@ -271,6 +286,8 @@ class Linux(NamedTuple):
     mount_label: str = ""
     personality: Personality | None = None
     time_offsets: Mapping[str, TimeOffset] = {}
+    net_devices: Mapping[str, NetDevice] = {}
+    memory_policy: MemoryPolicy | None = None
 
     def namespace(self, kind: str) -> Namespace | None:
         return next((namespace for namespace in self.namespaces if namespace.type == kind), None)
@@ -431,6 +448,8 @@ _linux = parser(
     sysctl=_texts_by_name,
     personality=parser(Personality, flags=_strings),
     time_offsets=by_name(parser(TimeOffset, nanosecs=_32)),
+    net_devices=by_name(parser(NetDevice)),
+    memory_policy=parser(MemoryPolicy, flags=_strings),
 )
 _spec: Callable[[Any, str], Spec] = parser(
     Spec,

@@ -18,7 +18,7 @@ from minicontainer.linux.flags import (
     CLONE_NEWUTS,
     RLIMITS,
 )
-from minicontainer.oci.runtime import Capabilities, Hooks, Linux, Mount, Personality, Process, Resources, Spec
+from minicontainer.oci.runtime import Capabilities, Hooks, Linux, Mount, Process, Resources, Spec
 
 NAMESPACES = {  # type in config.json: flag of clone(2), name in /proc/PID/ns
     "user": (CLONE_NEWUSER, "user"),
@@ -51,8 +51,7 @@ _SYSCTL_TREES = {"fs.mqueue.": "ipc", "net.": "network"}
 
 def check(spec: Spec, has_console: bool) -> None:
     """Raise an Error that names the first thing in `spec` that cannot be had."""
-    domain = spec.linux.personality
-    scheduling = _scheduling(spec.process, domain)
+    scheduling = _scheduling(spec.process, spec.linux)
     if spec.oci_version.split(".")[0] != "1" or spec.oci_version.count(".") < 2:
         raise Error(
             f"config.json: ociVersion {spec.oci_version!r} is not of the versions 1.x.y that this runtime knows"
@@ -83,15 +82,16 @@ def warnings(process: Process) -> Iterator[str]:
 
 def check_process(process: Process, has_console: bool) -> None:
     """The same for a further process."""
-    for complaint in (*_process(process, has_console), *_scheduling(process, None)):
+    for complaint in (*_process(process, has_console), *_scheduling(process, Linux())):
         raise Error(f"process: {complaint}")
 
 
-def _scheduling(process: Process, domain: Personality | None) -> Iterator[str]:
-    if (process.scheduler, process.io_priority, domain) != (None, None, None):
+def _scheduling(process: Process, linux: Linux) -> Iterator[str]:
+    asked = (process.scheduler, process.io_priority, linux.personality, linux.memory_policy)
+    if asked != (None, None, None, None):
         from minicontainer.runtime import scheduling  # few containers ask for any of it
 
-        yield from scheduling.complaints(process, domain)
+        yield from scheduling.complaints(process, linux)
 
 
 def _process(process: Process, has_console: bool) -> Iterator[str]:
@@ -151,6 +151,10 @@ def _linux(spec: Spec) -> Iterator[str]:
         for place, path in enumerate(paths):
             if not path.startswith("/"):
                 yield f"linux.{field}[{place}]: {path!r} is not an absolute path"
+    if linux.net_devices:
+        from minicontainer.runtime import net_devices  # few containers ask for it
+
+        yield from net_devices.complaints(linux)
     yield from _sysctls(linux)
     yield from _clocks(linux)
     yield from _resources(linux.resources)

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from minicontainer import files
 from minicontainer.errors import Error
+from minicontainer.files import Descriptors
 from minicontainer.last_words import read_all, told
 from minicontainer.linux import procfs
 from minicontainer.linux.flags import (
@@ -52,28 +53,6 @@ class Caller(NamedTuple):
     born: Callable[[int], None] | None = None  # told the pid of the process before its program is there
 
 
-class Descriptors:
-    """What is open while a child is made; closed at the end, whatever happens."""
-
-    def __init__(self) -> None:
-        self._opened: set[int] = set()
-
-    def add(self, descriptor: int) -> int:
-        self._opened.add(descriptor)
-        return descriptor
-
-    def close(self, descriptor: int) -> None:
-        self._opened.discard(descriptor)
-        os.close(descriptor)
-
-    def __enter__(self) -> "Descriptors":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self._opened:
-            os.close(descriptor)
-
-
 # Create
 
 
@@ -94,7 +73,7 @@ def create(root: str, container_id: str, bundle: str, **given: Any) -> State:
     checks.warn(spec.process, caller.warn)
     if os.geteuid() and spec.linux.namespace("user") is None:
         raise Error("config.json: linux.namespaces lacks a user namespace, and without root there is no container else")
-    with ExitStack() as done, ExitStack() as undo, Descriptors() as opened:
+    with ExitStack() as done, Descriptors() as opened, ExitStack() as undo:
         directory = states.claim(root, container_id)
         undo.callback(files.remove_tree, directory)
         if caller.readiness:
@@ -166,7 +145,8 @@ def _make_child(
     opened.close(pipes.orders)
     opened.close(pipes.report)
     with _last_words(link.report, state.cgroups):
-        run(settle(pid, spec, state, child.mapped, bound, link), caller.explain)
+        devices = _devices(undo, opened, pid, spec)
+        run(settle(pid, spec, state, child.mapped, bound, link, devices), caller.explain)
     said = _hear(link, pid, spec, state, caller)
     if said != init.READY:
         raise _reason(said, state.cgroups) or told(said)
@@ -278,10 +258,11 @@ def filter_of(profile: Seccomp | None, cache: str) -> init.Filter | None:
 def asked_of(opened: Descriptors, process: Process, spec: Spec) -> tuple[Callable[[], Plan[None]], ...]:
     """What few processes ask for, ready to be done: the child cannot load what it needs."""
     asked: list[Callable[[], Plan[None]]] = []
-    if (process.scheduler, process.io_priority, spec.linux.personality) != (None, None, None):
+    settings = (process.scheduler, process.io_priority, spec.linux.personality, spec.linux.memory_policy)
+    if settings != (None, None, None, None):
         from minicontainer.runtime import scheduling  # few processes ask for it
 
-        asked.append(lambda: scheduling.steps(process, spec.linux.personality))
+        asked.append(lambda: scheduling.steps(process, spec.linux))
     if process.apparmor_profile or process.selinux_label:
         from minicontainer.runtime import labels  # few hosts have them
 
@@ -346,8 +327,25 @@ def clone(new: int, joins: list[init.Join], into: int, offsets: str | None = Non
     return int(pid)
 
 
+def _devices(undo: ExitStack, opened: Descriptors, pid: int, spec: Spec) -> Plan[None] | None:
+    if not spec.linux.net_devices:
+        return None
+    from minicontainer.runtime import net_devices  # loaded already: `checks` has looked at their names
+
+    namespace = opened.add(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+    moved: list[net_devices.Moved] = []
+    undo.callback(net_devices.give_back, namespace, moved)
+    return net_devices.steps(pid, spec.linux.net_devices, namespace, moved)
+
+
 def settle(
-    pid: int, spec: Spec, state: State, mapped: bool, bound: Iterable[rootfs.Tree], link: init.Pipes
+    pid: int,
+    spec: Spec,
+    state: State,
+    mapped: bool,
+    bound: Iterable[rootfs.Tree],
+    link: init.Pipes,
+    devices: Plan[None] | None = None,
 ) -> Plan[None]:
     """What the creator does for its child, while the child builds: map its ids, put it into its cgroup."""
     if mapped:
@@ -357,6 +355,8 @@ def settle(
     yield from _map_trees(pid, spec, bound)
     if mapped:
         yield Step(os.write, (link.orders, init.MAPPED), "the child may go on")
+    if devices is not None:
+        yield from devices
     yield from _admit(pid, spec.process, state, link)
 
 

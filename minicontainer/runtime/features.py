@@ -7,8 +7,8 @@ and config.md.
 import os
 
 from minicontainer.linux.flags import CAPABILITIES
-from minicontainer.oci.runtime import OCI_VERSION, Hooks
-from minicontainer.runtime import checks, seccomp
+from minicontainer.oci.runtime import NEWEST_VERSION, OCI_VERSION, Hooks
+from minicontainer.runtime import checks, scheduling, seccomp
 from minicontainer.runtime.mount_options import ATTRIBUTES, OWN_OPTIONS, PROPAGATION, WITHOUT_EFFECT
 from minicontainer.values import Any
 
@@ -29,7 +29,7 @@ def features() -> dict[str, Any]:
     }
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": OCI_VERSION,
+        "ociVersionMax": NEWEST_VERSION,
         "hooks": list(_HOOKS),
         "mountOptions": sorted(options),
         "linux": {
@@ -47,7 +47,9 @@ def features() -> dict[str, Any]:
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
+            "memoryPolicy": {"modes": sorted(scheduling.MODES), "flags": sorted(scheduling.MODE_FLAGS)},
             "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
         },
         "annotations": {},
     }

@@ -1,15 +1,16 @@
-"""Scheduling: policy, I/O priority, CPUs and personality of a process, as a plan.
+"""Scheduling: policy, I/O priority, CPUs, memory nodes and personality of a process, as a plan.
 
 Stands between the spec and `init`, which loads it only for a process that asks for one of these. Ruled by runtime-spec
-config.md (Linux Process), config-linux.md (Personality), sched_setattr(2), ioprio_set(2), personality(2).
+config.md (Linux Process), config-linux.md (Personality, Memory policy), sched_setattr(2), ioprio_set(2),
+set_mempolicy(2), personality(2).
 """
 
 import os
 from collections.abc import Iterator
 
 from minicontainer.errors import Error
-from minicontainer.linux.syscalls import ioprio_set, personality, sched_setattr
-from minicontainer.oci.runtime import CpuAffinity, IoPriority, Personality, Process, Scheduler
+from minicontainer.linux.syscalls import ioprio_set, personality, sched_setattr, set_mempolicy
+from minicontainer.oci.runtime import CpuAffinity, IoPriority, Linux, MemoryPolicy, Process, Scheduler
 from minicontainer.plan import Plan, Step
 
 POLICIES = {  # linux/sched.h
@@ -31,10 +32,22 @@ FLAGS = {  # linux/sched.h
     "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
 }  # fmt: skip
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}  # linux/ioprio.h
+MODES = {  # linux/mempolicy.h
+    "MPOL_DEFAULT": 0,
+    "MPOL_PREFERRED": 1,
+    "MPOL_BIND": 2,
+    "MPOL_INTERLEAVE": 3,
+    "MPOL_LOCAL": 4,
+    "MPOL_PREFERRED_MANY": 5,
+    "MPOL_WEIGHTED_INTERLEAVE": 6,
+}  # fmt: skip
+MODE_FLAGS = {"MPOL_F_NUMA_BALANCING": 1 << 13, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_STATIC_NODES": 1 << 15}
+_WITHOUT_NODES = {"MPOL_DEFAULT", "MPOL_LOCAL"}
+_MOST = 8192  # CPUs: CONFIG_NR_CPUS at its highest; nodes are fewer
 DOMAINS = {"LINUX": 0x0000, "LINUX32": 0x0008}  # linux/personality.h
 
 
-def steps(process: Process, domain: Personality | None) -> Plan[None]:
+def steps(process: Process, linux: Linux) -> Plan[None]:
     """While the process still has the privileges that some of it needs."""
     if process.scheduler is not None:
         why = "how the kernel chooses this process and its children among those that wait for a CPU"
@@ -42,13 +55,16 @@ def steps(process: Process, domain: Personality | None) -> Plan[None]:
     if process.io_priority is not None:
         why = "which of its requests to a disk come first"
         yield Step(ioprio_set, (0, _io_priority(process.io_priority)), why)
-    if domain is not None:
-        yield Step(personality, (DOMAINS[domain.domain],), "which machine uname(2) says this is")
+    if linux.memory_policy is not None:
+        why = "on which memory nodes its pages are looked for first, and those of its children"
+        yield Step(set_mempolicy, _policy(linux.memory_policy), why)
+    if linux.personality is not None:
+        yield Step(personality, (DOMAINS[linux.personality.domain],), "which machine uname(2) says this is")
 
 
-def complaints(process: Process, domain: Personality | None) -> Iterator[str]:
+def complaints(process: Process, linux: Linux) -> Iterator[str]:
     """What cannot be mapped to the kernel's interface, by its field."""
-    scheduler, priority = process.scheduler, process.io_priority
+    scheduler, priority, domain = process.scheduler, process.io_priority, linux.personality
     if scheduler is not None:
         if scheduler.policy not in POLICIES:
             yield f"process.scheduler.policy {scheduler.policy!r} is unknown; try: SCHED_OTHER"
@@ -63,6 +79,27 @@ def complaints(process: Process, domain: Personality | None) -> Iterator[str]:
         yield f"linux.personality.domain {domain.domain!r} is unknown; try: LINUX or LINUX32"
     if domain is not None and domain.flags:
         yield "linux.personality.flags: none is supported"
+    if linux.memory_policy is not None:
+        yield from _complaints_of_policy(linux.memory_policy)
+
+
+def _complaints_of_policy(policy: MemoryPolicy) -> Iterator[str]:
+    if policy.mode not in MODES:
+        yield f"linux.memoryPolicy.mode {policy.mode!r} is unknown; try: MPOL_INTERLEAVE"
+    for place, flag in enumerate(policy.flags):
+        if flag not in MODE_FLAGS:
+            yield f"linux.memoryPolicy.flags[{place}]: {flag!r} is unknown; try: MPOL_F_STATIC_NODES"
+    if policy.nodes:
+        numbers(policy.nodes, "linux.memoryPolicy.nodes", "memory nodes")
+    if policy.nodes and policy.mode in _WITHOUT_NODES:
+        yield f"linux.memoryPolicy.nodes {policy.nodes!r}: {policy.mode} takes none"
+    if not policy.nodes and policy.mode not in {*_WITHOUT_NODES, "MPOL_PREFERRED"}:
+        yield f"linux.memoryPolicy.nodes is missing: {policy.mode} needs some; try: 0"
+
+
+def _policy(given: MemoryPolicy) -> tuple[int, int]:
+    nodes = numbers(given.nodes, "linux.memoryPolicy.nodes", "memory nodes") if given.nodes else set()
+    return MODES[given.mode] | sum(MODE_FLAGS[name] for name in set(given.flags)), sum(1 << node for node in nodes)
 
 
 def _attributes(given: Scheduler) -> tuple[int, ...]:
@@ -75,15 +112,19 @@ def _io_priority(given: IoPriority) -> int:
     return IO_CLASSES[given.io_class] << 13 | given.priority  # IOPRIO_PRIO_VALUE
 
 
-def cpus(text: str) -> set[int]:
-    """The CPUs of a list as in cpuset(7): 0-2,5."""
+def numbers(text: str, field: str, what: str) -> set[int]:
+    """The numbers of a list as in cpuset(7): 0-2,5."""
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise Error(f"process.execCPUAffinity: {text!r} is not a list of CPUs; try: 0-3,7")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) >= _MOST:
+            raise Error(f"{field}: {text!r} is not a list of {what}; try: 0-3,7")
         found.update(range(int(first), int(last or first) + 1))
     return found
+
+
+def cpus(text: str) -> set[int]:
+    return numbers(text, "process.execCPUAffinity", "CPUs")
 
 
 def affinity(asked: CpuAffinity) -> tuple[Step, ...]:

@@ -32,6 +32,17 @@ def test_the_personality_is_another_machine_s(tmp_path: Path) -> None:
     assert sh(tmp_path, "uname -m", edit=edit) == "i686\n"
 
 
+def test_memory_is_on_the_nodes_of_the_policy(tmp_path: Path) -> None:
+    def edit(config: Json) -> None:
+        config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}
+
+    if os.path.exists("/proc/self/numa_maps"):
+        assert " bind=static:0 " in sh(tmp_path, "head -n 1 /proc/self/numa_maps", edit=edit)
+    else:  # a kernel that knows no nodes
+        with pytest.raises(Error, match="set_mempolicy"):
+            bundles.run(tmp_path, "true", edit=edit)
+
+
 def test_the_policy_and_the_priorities_are_the_kernel_s(tmp_path: Path) -> None:
     def edit(config: Json) -> None:
         config["process"]["scheduler"] = {"policy": "SCHED_BATCH", "nice": 7}

@@ -62,6 +62,13 @@ CASES: list[tuple[Callable[[Json], None], str]] = [
     (_in("linux", "timeOffsets", value={"boottime": {"secs": 1}}), "needs a new time namespace"),
     (_in("linux", "personality", value={"domain": "LINUX64"}), "linux.personality.domain 'LINUX64'"),
     (_in("linux", "personality", value={"domain": "LINUX", "flags": ["A"]}), "linux.personality.flags"),
+    (_in("linux", "netDevices", value={"a/b": {}}), "linux.netDevices: 'a/b' is no name"),
+    (_in("linux", "netDevices", value={"a": {"name": "sixteen-letters."}}), "linux.netDevices.a.name: 'sixteen"),
+    (
+        _in("linux", "netDevices", value={"a": {"name": "c"}, "b": {"name": "c"}}),
+        "linux.netDevices.b.name: 'c' is there",
+    ),
+    (_in("linux", "netDevices", value={"a": {"name": "%d%d"}}), "linux.netDevices.a.name: '%d%d' is no name"),
     (_in("process", "scheduler", value={"policy": "SCHED_LUCK"}), "process.scheduler.policy 'SCHED_LUCK'"),
     (_twice, "names one kind twice"),
     (_unmapped, "needs linux.uidMappings"),

@@ -38,7 +38,7 @@ MINICONTAINER = {
     ),
     3: (
         "bundle run_options terminal",
-        "runtime/ devices hooks labels program resources rootfs scheduling seccomp",
+        "runtime/ devices hooks labels net_devices program resources rootfs scheduling seccomp",
         "network/ iptables_rules nftables_rules ports",
         "image/ layers overlays store",
         "registry/ settings",
@@ -132,7 +132,7 @@ ONLY = {
     "cgroupspy": {"minicontainer.runtime.cgroups"},
     "jeepney": {"minicontainer.linux.dbus"},
     "pyseccomp": {"minicontainer.runtime.seccomp"},
-    "pyroute2": {"miniecs.lab"},
+    "pyroute2": {"miniecs.lab", "minicontainer.runtime.net_devices"},
     "sqlite3": {"miniecs.sqlite"},
     "botocore": {"miniecs.wire", "miniecs.auth", "miniecs.client", "miniecs.join_keys", "miniecs.cli", "miniecs.demo"},
     "boto3": {"miniecs.demo"},
@@ -148,10 +148,10 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 25_500, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 25_650, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
-    "the OCI runtime": ("runtime.main", 7_800),
+    "the OCI runtime": ("runtime.main", 8_050),
     "images and registries": ("image.images image.image_archives registry.server", 5_300),
     "the engine": ("engine foreground spawner", 3_800),
     "the builder": ("build.builder", 5_000),

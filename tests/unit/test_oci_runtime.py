@@ -78,7 +78,6 @@ def test_names_that_are_not_camel_case_by_the_rule() -> None:
     ("edit", "named"),
     [
         ({"linux": {"intelRdt": {"closID": "a"}}}, "linux.intelRdt"),
-        ({"linux": {"netDevices": {"eth0": {"name": "net0"}}}}, "linux.netDevices"),
         ({"vm": {"kernel": {"path": "/x"}}}, "vm"),
         ({"solaris": {"anet": [{"linkname": "net0"}]}}, "solaris"),
     ],
