@@ -6,7 +6,7 @@ runs as is looked up there. Ruled by runtime-spec, bundle.md.
 
 import os
 
-from minicontainer import bundle, files, json_documents
+from minicontainer import apparmor, bundle, files, json_documents
 from minicontainer.bundle import Account
 from minicontainer.containers import Container
 from minicontainer.linux import flags, syscalls
@@ -24,8 +24,10 @@ def write(container: Container, console_size: ConsoleSize | None) -> Account:
     account = bundle.account(options.user or image.user, people, groups)
     profile = seccomp.default_profile() if bundle.security(options).confined else None
     spec = bundle.spec(container, image, account, profile)
+    process = apparmor.confined(spec.process)
     if options.tty:
-        spec = spec._replace(process=spec.process._replace(console_size=console_size))
+        process = process._replace(console_size=console_size)
+    spec = spec._replace(process=process)
     files.write(f"{place}/config.json", json_documents.dumps(spec_to_json(spec)))
     write_etc(container)
     return account

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from minicontainer import bundle, bundle_files, containers, files, json_documents, logs, rootless, supervisor
+from minicontainer import apparmor, bundle, bundle_files, containers, files, json_documents, logs, rootless, supervisor
 from minicontainer.containers import (
     CREATED,
     EXITED,
@@ -400,7 +400,7 @@ def _further_process(
     rootfs = f"/proc/{container.pid}/root"
     people, groups = (bundle_files.read_inside(rootfs, f"etc/{name}") for name in ("passwd", "group"))
     who = bundle.account(user or container.options.user or image.user, people, groups)
-    process = bundle.process_of(container, image, who, command, env, tty)
+    process = apparmor.confined(bundle.process_of(container, image, who, command, env, tty))
     return process._replace(cwd=workdir) if workdir else process
 
 

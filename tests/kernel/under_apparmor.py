@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from minicontainer import apparmor
 from tests import bundles
 from tests.bundles import OURS, RUNC, Json, call
 
@@ -121,3 +124,66 @@ def test_explain_shows_the_profile_before_the_privileges_are_gone(tmp_path: Path
 
 def test_features_say_so(tmp_path: Path) -> None:
     assert json.loads(call(OURS, tmp_path, "features").text)["linux"]["apparmor"] == {"enabled": True}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory with an image that tries what our own profile forbids."""
+    place = tmp_path_factory.mktemp("engine")
+    (place / "context").mkdir()
+    shutil.copy("/bin/busybox", place / "context/busybox")
+    (place / "context/Dockerfile").write_text(
+        'FROM scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "--install", "-s", "/bin"]\n'
+        "RUN cat /proc/self/attr/current > /built\n"
+    )
+    assert _minicontainer(place, "build", "-q", "-t", "box", str(place / "context")).returncode == 0
+    yield place
+    _minicontainer(place, "rmi", "--force", "box")
+    subprocess.run(["apparmor_parser", "--remove"], input=apparmor.PROFILE, text=True, check=True)
+
+
+def _minicontainer(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "minicontainer.cli", "--root", str(data / "data"), *words]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+def _run(data: Path, script: str, *flags: str) -> str:
+    return _minicontainer(data, "run", "--rm", "--network", "none", *flags, "box", "sh", "-c", script).stdout
+
+
+def test_our_engine_s_containers_have_our_profile(image: Path) -> None:
+    assert _run(image, "cat /built /proc/self/attr/current") == "minicontainer-default (enforce)\n" * 2
+    assert _run(image, "cat /proc/self/attr/current", "--security-opt", "apparmor=unconfined") == "unconfined\n"
+    assert _run(image, "cat /proc/self/attr/current", "--security-opt", "apparmor=calm") == "calm (enforce)\n"
+
+
+def test_exec_has_our_profile_too(image: Path) -> None:
+    started = _minicontainer(image, "run", "-d", "--name", "sleeper", "--network", "none", "box", "sleep", "100")
+    assert started.returncode == 0, started.stdout
+    try:
+        said = _minicontainer(image, "exec", "sleeper", "cat", "/proc/self/attr/current").stdout
+        assert said == "minicontainer-default (enforce)\n"
+    finally:
+        _minicontainer(image, "rm", "--force", "sleeper")
+
+
+OPEN = ("--cap-add", "SYS_ADMIN", "--userns", "host", "--security-opt", "seccomp=unconfined")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "mount -t tmpfs none /mnt",
+        "mount -o remount,rw /proc/sys",
+        "umount /proc/sys; cat /proc/sys/vm/swappiness > /was; cat /was > /proc/sys/vm/swappiness",
+    ],
+)
+def test_our_profile_holds_where_other_walls_were_taken_down(image: Path, attack: str) -> None:
+    script = f"mkdir -p /mnt; {attack} && echo done"
+    assert "done" not in _run(image, script, *OPEN)
+    assert "done" in _run(image, script, *OPEN, "--security-opt", "apparmor=unconfined")
+
+
+def test_what_a_container_does_every_day_goes_on_under_our_profile(image: Path) -> None:
+    script = "echo a > /a; ln -s a /b; mkfifo /p; echo 1 > /dev/shm/x; sleep 9 & kill $!; cat /b; hostname; id -u"
+    assert _run(image, script, "--hostname", "box", "--tmpfs", "/t", "-v", "v:/v").splitlines() == ["a", "box", "0"]

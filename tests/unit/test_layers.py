@@ -45,7 +45,7 @@ MINICONTAINER = {
         "build/ agent_socket copying side_by_side stages",
     ),
     4: (
-        "bundle_files reports",
+        "apparmor reports",
         "runtime/ cgroups checks init notify systemd",
         "network/ bridge slirp",
         "image/ image_archives layer_blobs merged oci_layouts",
@@ -53,7 +53,7 @@ MINICONTAINER = {
         "build/ checks options reasons run_mounts",
     ),
     5: (
-        "volumes",
+        "bundle_files volumes",
         "runtime/ features idmaps states",
         "image/ layer_workers",
         "registry/ bars transfers",
@@ -148,7 +148,7 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 25_650, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 25_700, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
     "the OCI runtime": ("runtime.main", 8_050),
