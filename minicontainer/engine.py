@@ -10,7 +10,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from minicontainer import apparmor, bundle, bundle_files, containers, files, json_documents, logs, rootless, supervisor
 from minicontainer.containers import (
@@ -185,8 +185,12 @@ def run(
     layers: Layers | None = None,
     output: Callable[[bytes], None] | None = None,
     explain: Explain | None = None,
+    afterwards: ExitStack | None = None,
 ) -> int:
-    """Create, start, wait and remove: the exit status; `output` gets what the container prints."""
+    """Create, start, wait and remove: the exit status; `output` gets what the container prints.
+
+    The kernel takes 0.1 s to remove a container's link: with `afterwards`, that is waited for when the stack is closed.
+    """
     container = create(home, options._replace(remove=True), layers)
     reader, writer = os.pipe()
     try:
@@ -198,23 +202,27 @@ def run(
         raise
     finally:
         os.close(writer)
-    with open(reader, "rb", buffering=0) as pipe, started.channel:
+    with open(reader, "rb", buffering=0) as pipe, ExitStack() as undo:
+        undo.callback(started.channel.close)
+        undo.callback(_until_gone, started)
         try:
             while data := pipe.read(1 << 16):
                 if output is not None:
                     output(data)
-            return _ended(started)
+            code = supervisor.exit_code(started.channel)
+            if afterwards is not None:
+                afterwards.push(undo.pop_all())
+            return KILLED if code is None else code
         except BaseException:
             with suppress(ContainerNotFound):
                 remove(home, container.id, force=True)
             raise
 
 
-def _ended(started: Started) -> int:
-    code = supervisor.exit_code(started.channel)
+def _until_gone(started: Started) -> None:
+    """Wait for the end of the supervisor, and with it of all that it held."""
     while supervisor.exit_code(started.channel) is not None:
-        continue  # until the supervisor is gone, and with it all that it held
-    return KILLED if code is None else code
+        continue
 
 
 def wait(home: Home, id: str) -> int:

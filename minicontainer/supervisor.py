@@ -224,8 +224,17 @@ class Supervisor:
             self.log.close()
         if self.container.options.remove:
             containers.remove(self.home, self.container)
+        self._let_go_of_streams()
         with suppress(OSError):  # nobody waits for a container in the background
             self.channel.send(ENDED + str(self.container.exit_code).encode())
+
+    def _let_go_of_streams(self) -> None:
+        """Who reads the other end of a pipe has read all: `build` goes on while the links are removed."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in {self.streams.stdout, self.streams.stderr}:
+            if descriptor is not None:
+                os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
 
     def _run_again_and_again(self) -> None:
         pause = BACKOFF[0]

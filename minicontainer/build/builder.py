@@ -192,7 +192,8 @@ class _Builder:
     def _apart(self, stage: Stage, keep_blobs: bool, teller: Progress) -> tuple[Work, dict[str, Layer], dict[str, str]]:
         """In a child: the stage, and what the parent has to know of how it came to be."""
         self.teller = teller
-        return self._stage(stage, keep_blobs), self.bench.taken, self.bench.digests.used
+        with ExitStack() as self.bench.ends:
+            return self._stage(stage, keep_blobs), self.bench.taken, self.bench.digests.used
 
     def _check(self) -> list[checks.Warned]:
         """What the checks find; nobody looks when nothing is shown.

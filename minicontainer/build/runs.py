@@ -123,7 +123,9 @@ def _run(
             options = mount.prepare(options, f"{place}/mount-{number}", undo, step)
         new = _new_places(overlay, [mount.asked.target for mount in mounts])
         layers, explain = engine.Layers(*overlay), bench.request.explain
-        code = engine.run(bench.home, options, layers=layers, output=step.output, explain=explain)
+        code = engine.run(
+            bench.home, options, layers=layers, output=step.output, explain=explain, afterwards=bench.ends
+        )
         drop_unchanged(overlay.upper, overlay.lowers, new)
     if code:
         shown = options.command[-1] if len(options.command) == 3 else " ".join(options.command)

@@ -112,6 +112,7 @@ class Workbench:
     ) -> None:
         self.home, self.store, self.request, self.scope = home, store, request, scope
         self.scratch, self.undo = scratch, undo
+        self.ends = undo  # of containers whose RUN is done: the next step need not wait for it
         self.platform = platform
         self.epoch = source_date(request)
         self.cache = Cache(home.data, store, self.epoch)

@@ -18,7 +18,7 @@ from minicontainer.linux import procfs, syscalls
 from minicontainer.linux.flags import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from minicontainer.oci import image
 
-CHUNK = 1 << 20
+PIECE = 1 << 16  # bytes that tarfile gathers: it copies what it has with each entry that comes
 MEDIA_TYPES = frozenset(image.LAYERS) | {
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
@@ -106,7 +106,7 @@ def diff(upper: str, write: BinaryIO) -> None:
     Raises:
         InvalidLayer: a file has a name that would be taken for a whiteout.
     """
-    archive = tarfile.open(fileobj=write, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK, encoding="utf-8")
+    archive = tarfile.open(fileobj=write, mode="w|", format=tarfile.PAX_FORMAT, bufsize=PIECE, encoding="utf-8")
     first_names: dict[tuple[int, int], str] = {}
     top = os.open(upper, DIRECTORY)
     try:
