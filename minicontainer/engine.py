@@ -193,36 +193,24 @@ def run(
     """
     container = create(home, options._replace(remove=True), layers)
     reader, writer = os.pipe()
-    try:
-        started = start_attached(home, container.id, streams=Streams(stdout=writer, stderr=writer), explain=explain)
-    except BaseException:
-        with suppress(ContainerNotFound):
-            remove(home, container.id, force=True)
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
     with open(reader, "rb", buffering=0) as pipe, ExitStack() as undo:
-        undo.callback(started.channel.close)
-        undo.callback(_until_gone, started)
         try:
+            with open(writer, "wb", buffering=0):
+                streams = Streams(stdout=writer, stderr=writer)
+                started = start_attached(home, container.id, streams=streams, explain=explain)
+            undo.enter_context(started.channel)
+            undo.callback(supervisor.until_gone, started.channel)
             while data := pipe.read(1 << 16):
                 if output is not None:
                     output(data)
             code = supervisor.exit_code(started.channel)
-            if afterwards is not None:
-                afterwards.push(undo.pop_all())
-            return KILLED if code is None else code
         except BaseException:
             with suppress(ContainerNotFound):
                 remove(home, container.id, force=True)
             raise
-
-
-def _until_gone(started: Started) -> None:
-    """Wait for the end of the supervisor, and with it of all that it held."""
-    while supervisor.exit_code(started.channel) is not None:
-        continue
+        if afterwards is not None:
+            afterwards.push(undo.pop_all())
+        return KILLED if code is None else code
 
 
 def wait(home: Home, id: str) -> int:

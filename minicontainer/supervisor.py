@@ -119,6 +119,12 @@ def exit_code(channel: socket.socket) -> int | None:
     return int(message[1:])
 
 
+def until_gone(channel: socket.socket) -> None:
+    """Wait for the end of the supervisor, and with it of all that it held."""
+    while exit_code(channel) is not None:
+        continue
+
+
 def _merged(container: Container, values: dict[str, object]) -> Container:
     return Container.from_json(json_documents.loads(json_documents.dumps({**container.to_json(), **values})))
 
@@ -230,11 +236,9 @@ class Supervisor:
 
     def _let_go_of_streams(self) -> None:
         """Who reads the other end of a pipe has read all: `build` goes on while the links are removed."""
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in {self.streams.stdout, self.streams.stderr}:
-            if descriptor is not None:
-                os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
+        with open("/dev/null", "r+b", buffering=0) as null:
+            for descriptor in filter(None, (self.streams.stdout, self.streams.stderr)):
+                os.dup2(null.fileno(), descriptor, inheritable=False)
 
     def _run_again_and_again(self) -> None:
         pause = BACKOFF[0]
