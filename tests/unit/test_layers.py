@@ -148,7 +148,7 @@ LAZY_MODULES = {  # a command imports only what it needs
 
 MODULE_LINES, MODULE_MEDIAN = 500, 200
 FUNCTION_LINES, FUNCTION_NINE_TENTHS = 60, 25
-PACKAGE_LINES = {"minicontainer": 25_700, "miniecs": 9_500}  # docs/architecture.md, Size, says why
+PACKAGE_LINES = {"minicontainer": 25_750, "miniecs": 9_500}  # docs/architecture.md, Size, says why
 # The parts of minicontainer, each read alone: where it begins, and the lines of what it imports that no part above has.
 PARTS = {
     "the OCI runtime": ("runtime.main", 8_050),
