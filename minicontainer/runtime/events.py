@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from minicontainer.errors import Error
 from minicontainer.linux.flags import IN_MODIFY
 from minicontainer.linux.syscalls import inotify_add_watch, inotify_init
-from minicontainer.oci.runtime import State, Status
+from minicontainer.oci.runtime import Status
 from minicontainer.runtime import cgroups, operations, states
 from minicontainer.values import Any
 
@@ -33,13 +33,13 @@ def seconds(text: str) -> float:
 
 
 def stats(root: str, container_id: str) -> Event:
-    current = operations.live(root, container_id, Status.CREATED, Status.RUNNING, Status.PAUSED)
+    current = operations.in_cgroup(operations.live(root, container_id, Status.CREATED, Status.RUNNING, Status.PAUSED))
     return {"type": "stats", "id": container_id, "data": usage(current.cgroups)}
 
 
 def follow(root: str, container_id: str, interval: float) -> Iterator[Event]:
     """An event for each interval and for each kill, until the container has stopped."""
-    current: State = operations.live(root, container_id, Status.CREATED, Status.RUNNING, Status.PAUSED)
+    current = operations.in_cgroup(operations.live(root, container_id, Status.CREATED, Status.RUNNING, Status.PAUSED))
     with ExitStack() as opened:
         process = opened.enter_context(_closed(os.pidfd_open(current.pid)))
         memory = opened.enter_context(_closed(_memory(current.cgroups, opened)))

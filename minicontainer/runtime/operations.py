@@ -76,7 +76,7 @@ def kill(
 
 
 def _kill(current: State, signal: int, all_processes: bool) -> Plan[None]:
-    if all_processes:
+    if all_processes and current.cgroups:
         yield Step(cgroups.signal_all, (current.cgroups, signal), "every process that the container's cgroup lists")
     else:
         yield from _signal(current, signal)
@@ -118,7 +118,20 @@ def resume(root: str, container_id: str, explain: Explain | None = None) -> None
 
 def _freeze(current: State, frozen: bool) -> Plan[None]:
     why = "all processes of the cgroup at once stand still, or go on: none of them can notice, or refuse"
-    yield Step(cgroups.freeze, (current.cgroups, frozen), why)
+    yield Step(cgroups.freeze, (in_cgroup(current).cgroups, frozen), why)
+
+
+def in_cgroup(current: State) -> State:
+    """The same, for what needs a cgroup.
+
+    Raises:
+        Error: it has none of its own: it was made without root, and no cgroup was delegated.
+    """
+    if not current.cgroups:
+        raise Error(
+            f"container {current.id} has no cgroup of its own, which this needs; try: as root, or a delegated one"
+        )
+    return current
 
 
 def live(root: str, container_id: str, *allowed: Status) -> State:

@@ -84,12 +84,12 @@ def _list(options: Options, own: Options) -> int:
 
 def _ps(options: Options, own: Options) -> int:
     """A table of ps(1), of which the lines of the container's processes are printed."""
-    from minicontainer.runtime import cgroups, states
+    from minicontainer.runtime import cgroups, operations, states
 
     if not own.rest:
         raise Error("a container id is needed; try: ps ID [OPTION OF PS]...")
     container_id, *arguments = own.rest
-    pids = sorted(cgroups.processes(states.state(root_of(options), container_id).cgroups))
+    pids = sorted(cgroups.processes(operations.in_cgroup(states.state(root_of(options), container_id)).cgroups))
     if _format(own) == "json":
         print(json.dumps(pids or None, separators=(",", ":")))
         return 0

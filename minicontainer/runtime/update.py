@@ -26,7 +26,7 @@ def change(root: str, container_id: str, asked: Resources, explain: Explain | No
     Raises:
         Error: a value depends on one that does not allow it, or the kernel refuses one.
     """
-    current = operations.live(root, container_id, Status.CREATED, Status.RUNNING, Status.PAUSED)
+    current = operations.in_cgroup(operations.live(root, container_id, Status.CREATED, Status.RUNNING, Status.PAUSED))
     spec = states.recorded_spec(root, container_id)
     version2 = set(current.cgroups) == {cgroups.UNIFIED}
     known = spec.linux.resources

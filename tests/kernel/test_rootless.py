@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -394,7 +395,21 @@ def test_the_runtime_itself_makes_a_container_of_a_person(tmp_path: Path) -> Non
     said = runtime(person, "exec", "--user", "0:0", "box", "sh", "-c", "id -u; kill -9 1; cat /proc/self/uid_map")
     assert said.stdout.split() == ["0", "0", str(UID), "1", "1", str(FIRST), "1000"], said.stderr
     assert json.loads(runtime(person, "state", "box").stdout)["status"] == "running"
-    assert runtime(person, "delete", "--force", "box").returncode == 0
+    for words in (
+        ("ps", "box"),
+        ("pause", "box"),
+        ("update", "--memory", "1000000", "box"),
+        ("events", "--stats", "box"),
+    ):
+        refused = runtime(person, *words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
+        assert "container box has no cgroup of its own, which this needs" in refused.stderr
+    assert runtime(person, "kill", "--all", "box", "KILL").returncode == 0
+    deadline = time.monotonic() + 10
+    while json.loads(runtime(person, "state", "box").stdout)["status"] != "stopped":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert runtime(person, "delete", "box").returncode == 0
     assert not os.path.exists(f"/proc/{pid}/exe")
     assert list((person.home / "states").glob("box*")) == []
 
