@@ -23,10 +23,11 @@ _NAME_BYTES = 15  # IFNAMSIZ of linux/if.h, without the zero at the end
 
 
 class Moved(NamedTuple):
-    """A device that has left the host: its name and state there, and its index as a link of the container."""
+    """A device that has left the host: its name, state and addresses there, and its index in the container."""
 
     name: str
     was_up: bool
+    addresses: tuple[Any, ...]
     link: int
 
 
@@ -74,32 +75,44 @@ def move(name: str, inside: str, namespace: int, path: str) -> Moved:
         if there.link_lookup(ifname=inside):  # the kernel would move it first and fail to rename it then
             raise Error(f"linux.netDevices.{name}: {inside!r} is taken in the container; try: another name")
         was_up = here.get_links(found[0])[0]["state"] == "up"
+        addresses = tuple(one for one in here.get_addr(index=found[0]) if _lasts(one))
         try:
-            link = _shift(here, there, path, found[0], inside, up=True)
+            moved = Moved(name, was_up, addresses, _shift(here, there, path, found[0], inside))
+            try:
+                _set_up(there, moved.link, addresses, up=True)
+            except NetlinkError:
+                _return(moved, here, there)
+                raise
         except NetlinkError as error:
             raise Error(f"linux.netDevices.{name}: cannot be moved as {inside!r}: {os.strerror(error.code)}") from None
-    return Moved(name, was_up, link)
+    return moved
 
 
 def give_back(namespace: int, moved: list[Moved]) -> None:
-    """To the caller's network namespace, under the old names: the container was not made after all."""
-    for name, was_up, link in reversed(moved):
+    """To the caller's network namespace, as they were: the container was not made after all."""
+    for one in reversed(moved):
         with IPRoute() as here, _routes_in(namespace) as there, suppress(NetlinkError):
-            _shift(there, here, "/proc/thread-self/ns/net", link, name, was_up)
+            _return(one, here, there)
 
 
-def _shift(source: IPRoute, target: IPRoute, path: str, link: int, name: str, up: bool) -> int:
-    """A link of `source` to `target`, whose namespace is at `path`, with its lasting addresses: its index there."""
-    addresses = [one for one in source.get_addr(index=link) if _lasts(one)]
+def _return(moved: Moved, here: IPRoute, there: IPRoute) -> None:
+    link = _shift(there, here, "/proc/thread-self/ns/net", moved.link, moved.name)
+    _set_up(here, link, moved.addresses, moved.was_up)
+
+
+def _shift(source: IPRoute, target: IPRoute, path: str, link: int, name: str) -> int:
+    """A link of `source` to `target`, whose namespace is at `path`: its index there."""
     before = {one["index"] for one in target.get_links()}
     source.link("set", index=link, net_ns_fd=path, ifname=name)
     new = {one["index"] for one in target.get_links()} - before
-    link = link if link in new else min(new)
+    return link if link in new else min(new)
+
+
+def _set_up(routes: IPRoute, link: int, addresses: tuple[Any, ...], up: bool) -> None:
     for one in addresses:
-        _add(target, link, one)
+        _add(routes, link, one)
     if up:
-        target.link("set", index=link, state="up")
-    return link
+        routes.link("set", index=link, state="up")
 
 
 def _routes_in(namespace: int) -> IPRoute:

@@ -89,8 +89,10 @@ def _complaints_of_policy(policy: MemoryPolicy) -> Iterator[str]:
     for place, flag in enumerate(policy.flags):
         if flag not in MODE_FLAGS:
             yield f"linux.memoryPolicy.flags[{place}]: {flag!r} is unknown; try: MPOL_F_STATIC_NODES"
-    if policy.nodes:
-        numbers(policy.nodes, "linux.memoryPolicy.nodes", "memory nodes")
+    try:
+        _nodes(policy)
+    except Error as error:
+        yield str(error)
     if policy.nodes and policy.mode in _WITHOUT_NODES:
         yield f"linux.memoryPolicy.nodes {policy.nodes!r}: {policy.mode} takes none"
     if not policy.nodes and policy.mode not in {*_WITHOUT_NODES, "MPOL_PREFERRED"}:
@@ -98,8 +100,13 @@ def _complaints_of_policy(policy: MemoryPolicy) -> Iterator[str]:
 
 
 def _policy(given: MemoryPolicy) -> tuple[int, int]:
-    nodes = numbers(given.nodes, "linux.memoryPolicy.nodes", "memory nodes") if given.nodes else set()
-    return MODES[given.mode] | sum(MODE_FLAGS[name] for name in set(given.flags)), sum(1 << node for node in nodes)
+    return MODES[given.mode] | sum(MODE_FLAGS[name] for name in set(given.flags)), _nodes(given)
+
+
+def _nodes(policy: MemoryPolicy) -> int:
+    """A bit for each node."""
+    found = numbers(policy.nodes, "linux.memoryPolicy.nodes", "memory nodes") if policy.nodes else set()
+    return sum(1 << node for node in found)
 
 
 def _attributes(given: Scheduler) -> tuple[int, ...]:

@@ -114,6 +114,31 @@ def test_a_name_that_is_taken_is_refused_and_the_device_stays(tmp_path: Path) ->
     assert device in {link["ifname"] for link in json.loads(_ip("-j", "link"))}
 
 
+def test_a_device_whose_addresses_cannot_be_had_inside_is_back(tmp_path: Path) -> None:
+    device, place = _device(), f"nd{os.getpid() % 100_000}n"
+    _ip("netns", "add", place)
+    try:
+        _ip(
+            "netns",
+            "exec",
+            place,
+            "sysctl",
+            "-qw",
+            "net.ipv6.conf.all.disable_ipv6=1",
+            "net.ipv6.conf.default.disable_ipv6=1",
+        )
+
+        def joins(config: Json) -> None:
+            kinds = [one for one in config["linux"]["namespaces"] if one["type"] != "network"]
+            config["linux"]["namespaces"] = [*kinds, {"type": "network", "path": f"/run/netns/{place}"}]
+
+        with pytest.raises(Error, match=f"linux.netDevices.{device}: cannot be moved as 'net0': Permission denied"):
+            bundles.run(tmp_path, "true", edit=_asks({device: {"name": "net0"}}, joins))
+        assert _global(json.loads(_ip("-j", "addr", "show", device))[0]) == ADDRESSES
+    finally:
+        _ip("netns", "delete", place)
+
+
 def test_a_device_that_cannot_leave_is_named(tmp_path: Path) -> None:
     with pytest.raises(Error, match=r"linux.netDevices.lo: cannot be moved as 'lo0': Invalid argument"):
         bundles.run(tmp_path, "true", edit=_asks({"lo": {"name": "lo0"}}))

@@ -39,6 +39,7 @@ def test_a_memory_policy_is_a_mode_with_its_flags_and_a_mask_of_nodes() -> None:
     [
         (MemoryPolicy("MPOL_BIND"), "linux.memoryPolicy.nodes is missing"),
         (MemoryPolicy("MPOL_LOCAL", "0"), "MPOL_LOCAL takes none"),
+        (MemoryPolicy("MPOL_BIND", "0-x"), "linux.memoryPolicy.nodes: '0-x' is not a list of memory nodes"),
     ],
 )
 def test_nodes_are_given_to_the_modes_that_have_some(policy: MemoryPolicy, text: str) -> None:
