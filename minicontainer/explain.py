@@ -9,7 +9,7 @@ what is in them.
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from minicontainer import engine, rootless, supervisor
 from minicontainer.arguments import Parsed
@@ -103,7 +103,8 @@ def show_bundle(bundle: str, shown: Explain, command: tuple[str, ...] = ()) -> N
     inside = shown._replace(who="init")
     _rehearse(init.arrive(child), inside)
     hooked = creation.hosted(spec, state)
-    _rehearse(init.build(child, init.House(spec, tree, bound, view, hooks=hooked)), inside)
+    house = init.House(spec, tree, bound, view, hooks=hooked)
+    _rehearse(init.build(child, house), inside, set(state.cgroups.values()))
     if hooked is not None:
         _rehearse(creation.host_hooks(spec, state, CHILD, link), shown)
     program, environment = _rehearse(init.strip(child), inside)
@@ -127,8 +128,8 @@ def _child(spec: Spec, keyring: str) -> init.Child:
     )
 
 
-def _rehearse(steps: "Plan[Result]", shown: Explain) -> Result:
-    """Print each step and do none of them."""
+def _rehearse(steps: "Plan[Result]", shown: Explain, made: Collection[str] = ()) -> Result:
+    """Print each step and do none of them; what is `made` by steps before these is not there."""
     outcome, reason = None, ""
     try:
         while True:
@@ -136,6 +137,8 @@ def _rehearse(steps: "Plan[Result]", shown: Explain) -> Result:
             shown.show(step, step.why == reason)
             reason = step.why
             stand_in = STAND_INS.get(step.call.__name__)
+            if any(path in step.arguments for path in made):
+                stand_in = STAND_INS["open"]
             outcome = stand_in(*step.arguments) if stand_in else None
     except StopIteration as stop:
         result: Result = stop.value

@@ -13,6 +13,7 @@ import pytest
 from minicontainer import engine
 from minicontainer.containers import Home
 from tests import attacks, bundles, images
+from tests.bundles import Json
 from tests.kernel.test_engine import leftovers
 
 pytestmark = pytest.mark.kernel("overlay")
@@ -57,6 +58,20 @@ def test_the_plan_of_a_bundle_needs_no_container_and_makes_nothing(home: Home, t
     assert 'execve("other", ["other", "-x"]' in minicontainer(home, "explain", made, "other", "-x").stdout
     groups = [path for path in Path("/sys/fs/cgroup").glob("*/**") if path.name == tmp_path.name]
     assert groups == []
+
+
+def test_the_plan_of_a_bundle_without_a_cgroup_namespace_shows_its_own_cgroup(home: Home, tmp_path: Path) -> None:
+    def edit(config: Json) -> None:
+        config["linux"]["namespaces"] = [one for one in config["linux"]["namespaces"] if one["type"] != "cgroup"]
+        config["mounts"].append(
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}
+        )
+        config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
+
+    done = minicontainer(home, "explain", bundles.bundle(tmp_path, "true", edit=edit))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the container's own cgroup and no other" in done.stdout
+    assert done.stdout.index("set_mempolicy(2, 1)") < done.stdout.index("execve(")
 
 
 def test_a_plan_that_cannot_be_is_one_line(home: Home, tmp_path: Path) -> None:
