@@ -15,6 +15,7 @@ from minicontainer.build.builder import Request
 from minicontainer.build.live_view import LiveView
 from minicontainer.build.progress import Progress
 from tests.kernel.test_dockerfiles import World, place, world
+from tests.kernel.test_engine import leftovers
 
 __all__ = ["place", "world"]  # the fixtures
 
@@ -44,6 +45,22 @@ def test_a_step_that_two_stages_have_is_taken_once(world: World) -> None:
     built = world.build(text)
     assert built.tree == {"a": "f 644 1\n", "b": "f 644 1\n"}
     assert built.cached == 1
+
+
+@pytest.mark.kernel("overlay")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM base\nRUN touch /a\nRUN touch /b\n",
+        "FROM base AS a\nRUN touch /a\nFROM base AS b\nRUN touch /b\nFROM base\n"
+        "COPY --from=a /a /\nCOPY --from=b /b /\n",
+    ],
+    ids=["in a row", "side by side"],
+)
+def test_no_link_outlives_the_build_though_no_step_waits_for_it(world: World, text: str) -> None:
+    world.put({"Dockerfile": text})
+    builder.build(world.home, Request(context=str(world.context), network="bridge"), Progress(io.StringIO()))
+    assert leftovers(world.home) == []
 
 
 @pytest.mark.kernel("overlay")
